@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from class_world import CENTRES, DIM, Classes, class_home, looks, open_classes
+from sqlmodel import select
 
+from tastemaker import projects, scores
 from tastemaker.database import sessions
+from tastemaker.database.tables import Image
 from tastemaker.live import live_model, model_process
 from tastemaker.live.live_model import LiveModel
 from tastemaker.live.project_state import ProjectState, stamp_of
@@ -44,14 +47,26 @@ def listed(made: Classes, kind: str, query: str = "") -> list[int]:
     return [card["image_id"] for card in review(made, kind, query)["cards"]]
 
 
+def outside(made: Classes, *, labelled: bool) -> list[int]:
+    """The images outside the hold-out that have a label, or have none."""
+    with sessions.reading(made.engine) as session:
+        project = made.project(session)
+        groups = dict(session.execute(select(Image.id, Image.source_group)).all())
+        known = scores.values_of(session, project.id, list(made.kinds))
+    return [
+        i for i in made.kinds
+        if (i in known) == labelled and not projects.on_holdout_side(project, groups[i])
+    ]  # fmt: skip
+
+
 def held_out(made: Classes) -> set[int]:
-    tiles = made.world.client.get(f"{API}/library?n=100").json()["images"]
-    return {tile["image_id"] for tile in tiles if tile["holdout"]}
+    free = {*outside(made, labelled=True), *outside(made, labelled=False)}
+    return made.kinds.keys() - free
 
 
 def wrongly_labelled(made: Classes, count: int) -> list[int]:
     """Labels outside the hold-out that are made wrong."""
-    free = [i for i in made.kinds if made.labelled(i) is not None and i not in held_out(made)]
+    free = outside(made, labelled=True)
     slips = free[:: len(free) // count][:count]
     made.label({i: (made.kinds[i] + 1) % 3 for i in slips}, origin="queue")
     return slips
@@ -84,8 +99,7 @@ def test_the_strip_tells_how_often_the_live_model_is_right_on_the_random_sample(
     made.label(dict.fromkeys(picked, 1), origin="queue")  # of what a queue picked nothing is told
     live = refitted(made)
     assert live.fit.accuracy is not None
-    train = [i for i in made.kinds if made.labelled(i) is not None and i not in held_out(made)]
-    drawn = [i for i in train if i not in picked]
+    drawn = [i for i in outside(made, labelled=True) if i not in picked]
     right = np.mean([live.says(i) == made.labelled(i) for i in drawn])
     told = live.fit.accuracy.right
     assert (told.n, told.value) == (len(drawn), pytest.approx(right))
@@ -110,8 +124,8 @@ def test_of_fewer_than_ten_random_labels_the_strip_tells_no_accuracy(tmp_path: P
 def test_what_is_shown_of_a_labelled_image_never_saw_its_label(made) -> None:
     """A slip is predicted to be what it is, not what was said."""
     before = refitted(made)
-    image = next(i for i in made.kinds if made.labelled(i) is None and i not in held_out(made)
-                 and before.says(i) == made.kinds[i] and before.of(i)[0] > 0.9)  # fmt: skip
+    image = next(i for i in outside(made, labelled=False)
+                 if before.says(i) == made.kinds[i] and before.of(i)[0] > 0.9)  # fmt: skip
     made.label({image: (made.kinds[image] + 1) % 3}, origin="queue")
     after = refitted(made)
     assert after.says(image) == made.kinds[image]
@@ -445,7 +459,7 @@ def test_a_class_that_the_version_never_learned_is_no_disagreement_but_a_row_of_
     """What it cannot say it does not say otherwise."""
     with sessions.writing(trained.engine) as session:
         new = class_changes.add(session, trained.project(session), "stamp").number
-    free = [i for i in trained.kinds if trained.labelled(i) is None and i not in held_out(trained)]
+    free = outside(trained, labelled=False)
     stamps = free[:4]
     trained.label(dict.fromkeys(stamps, new), origin="queue")
     assert set(stamps).isdisjoint(listed(trained, "confused"))
@@ -492,7 +506,7 @@ def test_of_tags_what_is_missed_and_what_is_too_many_is_listed_tag_by_tag(tmp_pa
     truth = {0: 0b001, 1: 0b010, 2: 0b110}
     new = [image for image in made.kinds if made.labelled(image) is None]
     assert np.mean([live.says(image) == truth[made.kinds[image]] for image in new]) > 0.7
-    free = [i for i in made.kinds if made.labelled(i) is not None and i not in held_out(made)]
+    free = outside(made, labelled=True)
     slip = next(i for i in free if made.kinds[i] == 0 and live.says(i) == 0b001)
     made.label({slip: 0b011}, origin="queue")  # a photo that is no drawing
     refitted(made)

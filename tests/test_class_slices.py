@@ -53,7 +53,7 @@ def test_many_ratios_at_once_are_those_of_one_at_a_time() -> None:
     for k, one in enumerate(found):
         top, bottom = tops[:, k] * 1.0, bottoms[:, k] * 1.0
         alone = estimate(
-            lambda w, t=top, b=bottom: float(w @ t / (w @ b)), groups, int(bottom.sum()),
+            lambda w, t=top, b=bottom: w @ t / (w @ b), groups, int(bottom.sum()),
             resamples=400,
         )  # fmt: skip
         assert one.model_dump() == pytest.approx(alone.model_dump(), abs=1e-9)

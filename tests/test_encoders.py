@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from tastemaker.config import DEFAULT_ENCODER
 from tastemaker.encoding import (
+    efficientnet,
     encode_files,
     encoder_names,
     encoder_specs,
@@ -203,6 +204,33 @@ def test_the_bundled_encoder_knows_a_cat_from_a_coffee_cup():
     assert best[2] in (missile, projectile)
 
 
+@pytest.mark.parametrize("side", [224, 225])
+def test_the_bundled_network_is_that_of_timm_to_the_last_bit(side):
+    """Operations and names of weights: every stored vector and every fingerprint rests on them."""
+    import timm
+
+    ours = efficientnet.load_network().eval()
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    theirs.load_state_dict(ours.state_dict())
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        assert torch.equal(ours(pixels), theirs(pixels))
+
+
+def test_the_bundled_encoder_loads_no_other_networks_and_no_compiler():
+    """They take three seconds of every embedding and of every folder that is scored."""
+    code = (
+        "import sys; from tastemaker.encoding.encoder_specs import parse;"
+        "from tastemaker.encoding.encoders import load; load(parse(sys.argv[1]), device='cpu');"
+        "print([m for m in ('timm', 'torchvision', 'torch._dynamo') if m in sys.modules])"
+    )
+    here = Path(__file__).parent.parent
+    out = subprocess.run(
+        [sys.executable, "-c", code, BUNDLED], cwd=here, capture_output=True, check=True
+    )
+    assert out.stdout.strip() == b"[]"
+
+
 def test_vectors_are_float32_of_the_named_length_and_not_normalised(bundled):
     batch = np.random.default_rng(0).integers(0, 255, (3, *bundled.input_shape)).astype(np.uint8)
     vectors = bundled.encode(batch)
@@ -249,7 +277,7 @@ def test_shape_of_weights_that_do_not_fit_is_noticed(monkeypatch):
         return {name: tensors[name] for name in [names[1], names[0], *names[2:]]}
 
     monkeypatch.setattr(torch, "load", swapped)
-    with pytest.raises(EncoderUnavailable, match="do not fit"):
+    with pytest.raises(EncoderUnavailable, match="not those this program knows"):
         load(parse(BUNDLED))
 
 

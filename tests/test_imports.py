@@ -818,6 +818,23 @@ def test_pictures_are_embedded_within_the_limits_of_the_settings(desk: Desk) -> 
     assert "more than the 1 million pixels" in desk.reasons()[large.name]
 
 
+def test_where_nothing_is_left_to_embed_no_encoder_is_loaded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import asks for it a second time when it ends: loading a network takes seconds."""
+    desk.put("a.png", png(1))
+    desk.bring_in()
+    (job,) = desk.all(Job, Job.kind == "embed")
+    work = work_on(desk.settings, desk.engine, job.id)
+    assert embed_project(work, desk.project.id)["embedded"] == 1
+    monkeypatch.setattr(embeddings, "load", lambda spec: pytest.fail(f"{spec} was loaded"))
+    assert embed_project(work, desk.project.id) == {
+        "embedded": 0,
+        "set_aside": 0,
+        "encoder": desk.project.encoder,
+    }
+
+
 def test_an_embedding_gives_way_once_it_stored_something_and_never_before(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

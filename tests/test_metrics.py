@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from tastemaker.learning import metrics
+from tastemaker.learning import metrics, weighted
 from tastemaker.learning.version_metrics import NOTHING
 
 scores = st.lists(
@@ -105,6 +105,24 @@ def test_brackets_show_regression_to_the_mean():
 def test_every_label_falls_into_one_bracket(pairs):
     y, p = columns(pairs)
     assert sum(row.mae.n for row in metrics.bracket_mae(y, p)) == len(y)
+
+
+@settings(max_examples=30)
+@given(scores, st.integers(0, 2**31))
+def test_an_image_that_weighs_three_counts_as_three_in_whatever_many_weights(pairs, seed):
+    y, p = columns(pairs)
+    times = np.random.default_rng(seed).integers(0, 4, (3, len(y)))
+    for of, alone in (
+        (weighted.mae(y, p), metrics.mae),
+        (weighted.spearman(y, p), metrics.spearman),
+        (weighted.auc(y >= 0.5, p), metrics.auc),
+        (weighted.share(y < 0.5, p >= 0.5), metrics.fp_rate),
+    ):
+        found = of(times * 1.0)
+        assert found.shape == (3,)
+        for row, value in zip(times, found, strict=True):
+            repeated = alone(np.repeat(y, row), np.repeat(p, row))
+            assert value == pytest.approx(np.nan if repeated is None else repeated, nan_ok=True)
 
 
 # ---------------------------------------------------------------- intervals

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlmodel import Session, SQLModel, func, select
@@ -37,7 +37,7 @@ from tastemaker.database.tables import (
 from tastemaker.errors import TastemakerError
 from tastemaker.jobs import failures, lanes
 from tastemaker.learning.version_metrics import VersionMetrics
-from tests import former_expectations, former_images
+from tests import former_expectations, former_images, starting
 from tests.conftest import add_images, environment
 from tests.flat_metrics import from_flat
 
@@ -67,6 +67,12 @@ def upgrade() -> None:
 def newest() -> str:
     (script,) = sorted((config.shipped("migrations") / "versions").glob("*.py"))[-1:]
     return script.stem.split("_")[0]
+
+
+def test_the_name_of_a_migration_begins_with_its_revision_and_the_highest_is_the_newest() -> None:
+    scripts = ScriptDirectory(str(config.shipped("migrations")))
+    assert {script.revision for script in scripts.walk_revisions()} == migration.revisions()
+    assert scripts.get_current_head() == migration.newest_revision()
 
 
 def write_next(root: Path, then: str = "pass", revision: str = "9999") -> Path:
@@ -256,17 +262,11 @@ def test_jobs_that_failed_before_causes_were_kept_are_told_by_their_sentences(
     engine.dispose()
 
 
-def find_identity(home: str) -> installation.Identity:
-    settings = Settings(home=Path(home), _env_file=None)  # type: ignore[call-arg]
-    with sessions.reading(sessions.make_engine(settings)) as session:
-        return installation.identity(session)
-
-
 def test_processes_that_need_an_identity_at_once_agree_on_one(settings: Settings) -> None:
     migration.migrate(settings).dispose()
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        found = pool.map(find_identity, [str(settings.home)] * 6, chunksize=1)
-    assert len(set(found)) == 1 and find_identity(str(settings.home)) == found[0]
+        found = pool.map(starting.find_identity, [str(settings.home)] * 6, chunksize=1)
+    assert len(set(found)) == 1 and starting.find_identity(str(settings.home)) == found[0]
 
 
 @pytest.mark.parametrize(
@@ -329,17 +329,11 @@ def test_a_newer_schema_is_refused_and_left_alone(settings: Settings, populated:
     assert counts(populated) == WHOLE and not list(settings.backups.iterdir())
 
 
-def bring_up_to_date(home: str) -> tuple[str | None, int]:
-    settings = Settings(home=Path(home), _env_file=None)  # type: ignore[call-arg]
-    engine = migration.migrate(settings)
-    return migration.current_revision(engine), os.getpid()
-
-
 @pytest.mark.slow
 def test_processes_that_start_at_once_agree(settings: Settings) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        found = pool.map(bring_up_to_date, [str(settings.home)] * 6, chunksize=1)
-    assert {revision for revision, _ in found} == {newest()}
+        found = pool.map(starting.bring_up_to_date, [str(settings.home)] * 6, chunksize=1)
+    assert set(found) == {newest()}
     engine = migration.migrate(settings)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar() == 1

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tastemaker.jobs import heartbeat
 from tastemaker.processes import freeze_garbage_collection, one_thread_for_products
-from tests.conftest import environment
+from tests.conftest import environment, migrated
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,13 +53,20 @@ print(json.dumps([m for m in ("torch", "open_clip", "timm", "torchvision", "skle
 def test_what_waits_for_work_has_loaded_nothing_of_it(tmp_path: Path) -> None:
     """The worker all day, what jobs are copies of, and the model process until somebody tries a
     picture: torch takes two seconds of each start and 450 MB of memory, and has threads, as pyarrow
-    has, that a copy would lack."""
+    has, that a copy would lack. Nor is loaded what brings an old schema up to date, where the
+    schema is the newest."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated(), tmp_path / "home" / "tastemaker.db")
     program = """
 import sys, json
 from tastemaker import worker
+from tastemaker.config import Settings
+from tastemaker.database.migration import migrate
+migrate(Settings()).dispose()
 for module in worker.COMMON:
     __import__(module)
-worker_has = [m for m in ("torch", "scipy", "pyarrow", "fastapi") if m in sys.modules]
+heavy = ("torch", "scipy", "pyarrow", "fastapi", "alembic")
+worker_has = [m for m in heavy if m in sys.modules]
 from tastemaker.live import model_process
 print(json.dumps([worker_has, [m for m in ("torch", "fastapi") if m in sys.modules]]))
 """

@@ -225,14 +225,16 @@ def embed_project(
     job: JobContext, project_id: int, collection_id: int | None = None, batch: int | None = None
 ) -> dict[str, Any]:
     """Embed what is missing. Images that arrive meanwhile are taken too. `batch` fixes how many
-    pictures are encoded at once, which is measured otherwise.
-
-    Returns the counts. Raises `Conflict` for a project whose vectors came from outside,
-    `EncoderUnavailable`, and `TurnOver` where others wait.
-    """
+    pictures are encoded at once, which is measured otherwise. Returns the counts. Raises `Conflict`
+    for a project whose vectors came from outside, `EncoderUnavailable`, and `TurnOver` where others
+    wait."""
     with job.reading() as session:
         project = projects.get(session, project_id)
         from_outside = declared(session, project)
+        left = missing(project.encoder_id or 0, project_id, collection_id).limit(1)
+        # An import asks before it ends, for what is there, and after: loading would take seconds.
+        if project.encoder_id and not from_outside and session.exec(left).first() is None:
+            return {"embedded": 0, "set_aside": 0, "encoder": project.encoder}
     if from_outside:
         raise Conflict(
             f"The vectors of “{project.name}” came from outside; pictures cannot be embedded "

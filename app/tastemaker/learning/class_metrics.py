@@ -23,8 +23,8 @@ from tastemaker.learning.version_metrics import (
     Value,
     VersusVersion,
 )
+from tastemaker.learning.weighted import Floats, Statistic, ratio
 
-Floats = NDArray[np.floating[Any]]
 Truths = NDArray[np.bool_]
 
 FEW_CLASSES = 20  # with more, their intervals come from fewer resamples
@@ -183,7 +183,7 @@ def measure(
     With `several`, an image may have several of the classes, or none."""
     from tastemaker.learning import metrics  # the tables need the records alone
 
-    def estimate(statistic: Any, among: NDArray[np.bool_], resamples: int) -> Estimate:
+    def estimate(statistic: Statistic, among: NDArray[np.bool_], resamples: int) -> Estimate:
         """Over the groups; where no resample differs, as of a share of all of them that have it."""
         if not among.any():
             return NOTHING
@@ -201,47 +201,38 @@ def measure(
     t, p = truth.astype(np.float64), predicted.astype(np.float64)
     both = t * p
 
-    def f1_of(k: int, w: Floats) -> float:
-        given = w @ t[:, k] + w @ p[:, k]
-        return float(2 * (w @ both[:, k]) / given) if given else float("nan")
+    def f1_of(k: int) -> Statistic:
+        return lambda w: ratio(2 * (w @ both[:, k]), w @ (t[:, k] + p[:, k]))
 
-    def macro(w: Floats) -> float:
-        given, hit = w @ t + w @ p, w @ both
+    def macro(w: Floats) -> Floats:
         known = (w @ t) > 0
-        return float(np.mean(2 * hit[known] / given[known])) if known.any() else float("nan")
+        each = np.where(known, ratio(2 * (w @ both), w @ (t + p)), 0.0)
+        return ratio(each.sum(-1), known.sum(-1))
 
-    def rate(k: int, among: Floats) -> Any:
-        def weighted(w: Floats) -> float:
-            total = w @ among[:, k]
-            return float(w @ both[:, k] / total) if total else float("nan")
+    def rate(k: int, among: Floats) -> Statistic:
+        return lambda w: ratio(w @ both[:, k], w @ among[:, k])
 
-        return weighted
+    def precisely(k: int) -> Statistic:
+        order = np.argsort(-probabilities[:, k], kind="stable")
+        return lambda w: average_precision(truth[order, k], w[..., order])
 
     figures = []
     for k, number in enumerate(numbers):
         labelled, told = truth[:, k], predicted[:, k]
-        order = np.argsort(-probabilities[:, k], kind="stable")
-
-        def precisely(w: Floats, k: int = k, order: NDArray[np.intp] = order) -> float:
-            return average_precision(truth[order, k], w[order])
-
-        def harmonic(w: Floats, k: int = k) -> float:
-            return f1_of(k, w)
-
         figures.append(
             ClassFigures(
                 number=number,
                 precision=estimate(rate(k, p), told, resamples),
                 recall=estimate(rate(k, t), labelled, resamples),
-                f1=estimate(harmonic, labelled, resamples),
-                average_precision=estimate(precisely, labelled, OF_MANY),
+                f1=estimate(f1_of(k), labelled, resamples),
+                average_precision=estimate(precisely(k), labelled, OF_MANY),
             )
         )
     everything = np.ones(n, bool)
     return ClassMetrics(
         n=n,
         groups=len(np.unique(groups)),
-        accuracy=estimate(lambda w: float(w @ right / w.sum()), everything, resamples),
+        accuracy=estimate(lambda w: w @ right / w.sum(-1), everything, resamples),
         macro_f1=estimate(macro, everything, resamples),
         always_commonest=always_commonest(truth, several=several),
         classes=tuple(figures),
@@ -282,16 +273,14 @@ def shares_of(
     return found[0], rows
 
 
-def average_precision(truth: Truths, weights: Floats) -> float:
-    """The mean of the precision at each true image of a ranking, best first, image i counting
-    weights_i times: Σ (recall step × precision), as in information retrieval."""
-    hits = np.cumsum(weights * truth)
-    seen = np.cumsum(weights)
-    if not len(hits) or hits[-1] == 0:
-        return float("nan")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(seen > 0, hits / seen, 0.0)
-    return float((weights * truth * precision).sum() / hits[-1])
+def average_precision(truth: Truths, weights: Floats) -> Floats:
+    """The mean of the precision at each true image of a ranking (n,), best first, image i counting
+    weights_i times: Σ (recall step × precision), as in information retrieval. Of many weights at
+    once: (..., n) -> (...), NaN where no image is true."""
+    true = weights * truth
+    hits, seen = np.cumsum(true, -1), np.cumsum(weights, -1)
+    precision = np.nan_to_num(ratio(hits, seen))
+    return ratio((true * precision).sum(-1), true.sum(-1))
 
 
 def _confusion(truth: Truths, predicted: Truths) -> tuple[tuple[int, ...], ...]:

@@ -5,18 +5,19 @@ scale, rates in 0-1. Pass means score >= threshold.
 
 Every interval here is a bootstrap over *groups*: images cut from one photograph are not
 independent witnesses, so a resample draws whole groups. A resample is only a weight per image (how
-often its group was drawn), and each metric below is a function of such weights.
+often its group was drawn), and each metric is a function of such weights (`weighted`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tastemaker.learning import weighted
 from tastemaker.learning.quantiles import normal_cdf, t_quantile
 from tastemaker.learning.version_metrics import (
     BracketBias,
@@ -28,15 +29,14 @@ from tastemaker.learning.version_metrics import (
     PairedMetric,
     Verdict,
 )
-
-Floats = NDArray[np.float64]
-Statistic = Callable[[Floats], float]
+from tastemaker.learning.weighted import Floats, Statistic
 
 RESAMPLES = 1000  # of small sets; large ones, whose intervals settle sooner, get 200
 CONFIDENCE = 0.95
 # Up to five groups can all point the same way by chance in more than 1 of 20 sets: no interval of
 # a mean, and no verdict.
 FEWEST_GROUPS = 6
+AT_ONCE = 100_000  # weights of resamples that are in memory together
 
 DEFAULT_BRACKETS = (0.0, 0.1, 0.2, 0.4, 0.5, 0.6, 1.0)
 
@@ -47,38 +47,38 @@ DEFAULT_BRACKETS = (0.0, 0.1, 0.2, 0.4, 0.5, 0.6, 1.0)
 def mae(y: ArrayLike, p: ArrayLike) -> float | None:
     """Mean absolute error in points of 0-10."""
     y, p = _pair(y, p)
-    return _number(_weighted_mae(y, p)(_ones(y)))
+    return _number(weighted.mae(y, p)(_ones(y)))
 
 
 def spearman(y: ArrayLike, p: ArrayLike) -> float | None:
     """Rank correlation, -1 to 1, ties at their mid-rank; None if either side is constant."""
     y, p = _pair(y, p)
-    return _number(_weighted_spearman(y, p)(_ones(y)))
+    return _number(weighted.spearman(y, p)(_ones(y)))
 
 
 def auc(y: ArrayLike, p: ArrayLike, threshold: float = 0.5) -> float | None:
     """Chance that a passing image is predicted above a failing one; ties count half."""
     y, p = _pair(y, p)
-    return _number(_weighted_auc(y >= threshold, p)(_ones(y)))
+    return _number(weighted.auc(y >= threshold, p)(_ones(y)))
 
 
 def fp_rate(y: ArrayLike, p: ArrayLike, threshold: float = 0.5) -> float | None:
     """False positives ÷ predicted passes."""
     y, p = _pair(y, p)
-    return _number(_share(y < threshold, p >= threshold)(_ones(y)))
+    return _number(weighted.share(y < threshold, p >= threshold)(_ones(y)))
 
 
 def fn_rate(y: ArrayLike, p: ArrayLike, threshold: float = 0.5) -> float | None:
     """False negatives ÷ labelled passes."""
     y, p = _pair(y, p)
-    return _number(_share(p < threshold, y >= threshold)(_ones(y)))
+    return _number(weighted.share(p < threshold, y >= threshold)(_ones(y)))
 
 
 def error_at_threshold(y: ArrayLike, p: ArrayLike, threshold: float = 0.5) -> float | None:
     """Share of images on the wrong side of the threshold."""
     y, p = _pair(y, p)
     wrong = (y >= threshold) != (p >= threshold)
-    return _number(_share(wrong, np.ones(len(y), bool))(_ones(y)))
+    return _number(weighted.share(wrong, np.ones(len(y), bool))(_ones(y)))
 
 
 def bracket_mae(
@@ -96,7 +96,7 @@ def bracket_mae(
     rows = []
     for low, high in pairwise(edges):
         inside = (y >= low) & ((y < high) | ((high == edges[-1]) & (y <= high)))
-        error = estimate(_weighted_mae(y[inside], p[inside]), keys[inside], int(inside.sum()))
+        error = estimate(weighted.mae(y[inside], p[inside]), keys[inside], int(inside.sum()))
         bias = 10 * float(np.mean(p[inside] - y[inside])) if inside.any() else None
         rows.append(BracketErrors(low=low, high=high, mae=error, bias=bias))
     return tuple(rows)
@@ -188,7 +188,7 @@ def summary(
         return estimate(statistic, keys, n, seed=seed)
 
     def share(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-        rate = measured(_share(wrong, among), int(among.sum()))
+        rate = measured(weighted.share(wrong, among), int(among.sum()))
         if rate.value not in (0.0, 1.0):
             return rate
         low, high = exact(rate.value, len(np.unique(keys[among])))  # no resample differs from it
@@ -198,9 +198,9 @@ def summary(
         n=len(y),
         groups=len(np.unique(keys)),
         threshold=threshold,
-        mae=measured(_weighted_mae(y, p), len(y)),
-        spearman=measured(_weighted_spearman(y, p), len(y)),
-        auc=measured(_weighted_auc(labelled, p), len(y)),
+        mae=measured(weighted.mae(y, p), len(y)),
+        spearman=measured(weighted.spearman(y, p), len(y)),
+        auc=measured(weighted.auc(labelled, p), len(y)),
         fp_rate=share(~labelled, passed),
         fn_rate=share(~passed, labelled),
         error_at_threshold=share(passed != labelled, np.ones(len(y), bool)),
@@ -224,7 +224,7 @@ def estimate(
 ) -> Estimate:
     """A statistic of image weights, with its 95 % interval over resampled groups.
 
-    `statistic` takes weights (len(groups),) and gives a number, NaN where it is undefined.
+    `statistic` takes weights (..., len(groups)) and gives numbers (...), NaN where undefined.
     Percentile intervals are too short when groups are few; the tails are moved outwards to what
     Student's t asks for (the expanded percentile interval of Hesterberg 2015, section 5.3).
     """
@@ -236,7 +236,8 @@ def estimate(
 
     resamples = resamples or min(RESAMPLES, max(200, 5_000_000 // len(keys)))
     drawn = _resamples(count, resamples, seed)
-    values = np.array([statistic(times[keys].astype(np.float64)) for times in drawn])
+    parts = np.array_split(drawn, min(resamples, 1 + resamples * len(keys) // AT_ONCE))
+    values = np.concatenate([statistic(times[:, keys].astype(np.float64)) for times in parts])
     values = values[np.isfinite(values)]
     if not len(values):
         return Estimate(value=value, low=None, high=None, n=n)
@@ -275,7 +276,7 @@ def mean_error(
     """MAE in points of 0-10, with its interval."""
     y, p = np.asarray(y, np.float64).ravel(), np.asarray(p, np.float64).ravel()
     return estimate(
-        _weighted_mae(y, p), _keys(groups, len(y)), len(y), resamples=resamples, seed=seed
+        weighted.mae(y, p), _keys(groups, len(y)), len(y), resamples=resamples, seed=seed
     )
 
 
@@ -300,7 +301,7 @@ def compare(
     known = np.isfinite(new) & np.isfinite(old)
     points = 10 * (new - old)[known]
     keys = _keys(keys[known], len(points))
-    difference = estimate(_mean(points), keys, len(points), resamples=resamples, seed=seed)
+    difference = estimate(weighted.mean(points), keys, len(points), resamples=resamples, seed=seed)
 
     return Comparison(difference=difference, verdict=verdict_of(difference, keys))
 
@@ -326,12 +327,12 @@ def paired(
     def statistics(p: Floats) -> dict[str, Statistic]:
         passed = p >= threshold
         return {
-            "mae": _weighted_mae(y, p),
-            "error_at_threshold": _share(passed != passes, everything),
-            "fp_rate": _share(~passes, passed),
-            "fn_rate": _share(~passed, passes),
-            "spearman": _weighted_spearman(y, p),
-            "auc": _weighted_auc(passes, p),
+            "mae": weighted.mae(y, p),
+            "error_at_threshold": weighted.share(passed != passes, everything),
+            "fp_rate": weighted.share(~passes, passed),
+            "fn_rate": weighted.share(~passed, passes),
+            "spearman": weighted.spearman(y, p),
+            "auc": weighted.auc(passes, p),
         }
 
     rows: dict[str, PairedMetric] = {}
@@ -363,66 +364,6 @@ def verdict_of(
     if difference.low > 0:
         return "worse" if lower_is_better else "better"
     return "no difference shown"
-
-
-# ---------------------------------------------------------------- metrics as functions of weights
-
-
-def _mean(values: Floats) -> Statistic:
-    def weighted(w: Floats) -> float:
-        total = w.sum()
-        return float(w @ values / total) if total else float("nan")
-
-    return weighted
-
-
-def _weighted_mae(y: Floats, p: Floats) -> Statistic:
-    return _mean(10 * np.abs(p - y))
-
-
-def _share(wrong: NDArray[np.bool_], among: NDArray[np.bool_]) -> Statistic:
-    both, base = (wrong & among).astype(np.float64), among.astype(np.float64)
-
-    def weighted(w: Floats) -> float:
-        total = w @ base
-        return float(w @ both / total) if total else float("nan")
-
-    return weighted
-
-
-def _weighted_spearman(y: Floats, p: Floats) -> Statistic:
-    y_at = np.unique(y, return_inverse=True)[1]
-    p_at = np.unique(p, return_inverse=True)[1]
-
-    def weighted(w: Floats) -> float:
-        total = w.sum()
-        if not total:
-            return float("nan")
-        a, b = _mid_ranks(y_at, w), _mid_ranks(p_at, w)
-        a, b = a - w @ a / total, b - w @ b / total
-        spread = (w @ (a * a)) * (w @ (b * b))
-        return float(w @ (a * b) / np.sqrt(spread)) if spread > 0 else float("nan")
-
-    return weighted
-
-
-def _mid_ranks(positions: NDArray[np.intp], w: Floats) -> Floats:
-    """Rank of each image when image i counts w_i times (up to a constant)."""
-    mass = np.bincount(positions, weights=w)
-    return (np.cumsum(mass) - mass / 2)[positions]
-
-
-def _weighted_auc(positive: NDArray[np.bool_], p: Floats) -> Statistic:
-    at = np.unique(p, return_inverse=True)[1]
-
-    def weighted(w: Floats) -> float:
-        above = np.bincount(at, weights=w * positive)
-        below = np.bincount(at, weights=w * ~positive)
-        pairs = above.sum() * below.sum()
-        wins = above @ (np.cumsum(below) - below / 2)
-        return float(wins / pairs) if pairs else float("nan")
-
-    return weighted
 
 
 # ---------------------------------------------------------------- small print

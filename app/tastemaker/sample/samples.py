@@ -166,7 +166,7 @@ def make_sample_library(
 
     Two of five are cut from photographs, the others are painted. A name tells number and source:
     `103-chelsea-0.jpg`. Beside each lies a sidecar of the same stem: {"tags": [subject, medium,
-    light], "source": …}. The same seed and library versions give the same bytes. Takes about 50 ms
+    light], "source": …}. The same seed and library versions give the same bytes. Takes about 30 ms
     a picture. `progress` is called with (done, count).
     """
     folder.mkdir(parents=True, exist_ok=True)
