@@ -15,6 +15,7 @@ from tastemaker import projects, versions
 from tastemaker.database.tables import Expectation, Label, Project, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import class_slices, slices
+from tastemaker.files.percentages import percent_in_three
 from tastemaker.learning.class_metrics import ClassSlice
 from tastemaker.learning.version_metrics import (
     ENOUGH_FOR_ONE_RATE,
@@ -106,7 +107,7 @@ def measures(project: Project) -> dict[str, str]:
 
 def shown(check: ExpectationCheck) -> str:
     """What the slice scores, with as many digits wherever it is told: “31.7 %”; empty without."""
-    return "" if check.value is None else _percent(check.value)
+    return "" if check.value is None else percent_in_three(check.value)
 
 
 def missed(check: ExpectationCheck) -> str:
@@ -317,7 +318,3 @@ def _within(value: float | None, stated: Expectation) -> bool | None:
 def _limit(check: ExpectationCheck) -> str:
     """As it was typed: 99.95 % is not 100 %."""
     return f"{round(100 * check.limit, 6):g} %"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"

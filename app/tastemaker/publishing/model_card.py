@@ -16,6 +16,7 @@ from tastemaker.encoding import frame_rules
 from tastemaker.encoding.encoder_specs import spec_of
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import audit_reports, expectations
+from tastemaker.files.percentages import percent
 from tastemaker.files.texts import encodable
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck, SliceMetrics
@@ -33,7 +34,6 @@ from tastemaker.publishing.card_blocks import (
 from tastemaker.publishing.card_figures import (
     loss_curve,
     metrics_of,
-    percent,
     regression_to_the_mean,
     with_interval,
 )
@@ -236,7 +236,7 @@ def _usecases(session: Session, project: Project, version: Version) -> tuple[Blo
             ),
             Table(
                 ("best", "score from"),
-                tuple((f"{top} %", f"{100 * spread.top(top):.1f} %") for top in predictions.TOPS),
+                tuple((f"{top} %", percent(spread.top(top), 1)) for top in predictions.TOPS),
             ),
             Words(f"The sheet {TOP_SHEET} beside this card shows the images it likes best."),
         ]
