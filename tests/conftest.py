@@ -126,6 +126,7 @@ def statements_compiled_once() -> Iterator[None]:
     def create_engine(url: URL, **options: Any) -> Engine:
         engine = made(url, **options)
         if engine.dialect.name == "sqlite":
+            first.dialect._json_serializer = engine.dialect._json_serializer
             engine.dialect, engine._compiled_cache = first.dialect, cache
         return engine
 

@@ -587,3 +587,22 @@ def test_a_command_of_scores_says_so_to_a_project_with_classes(run, tmp_path, wo
     assert commands.served_by(" ".join(words[: words.index("Kinds")])) == "scores"
     said = run(*words)
     assert said.code == 1 and "score" in said.err, said
+
+
+def test_an_order_that_a_project_does_not_offer_is_refused_and_not_taken_for_another(
+    trained: Classes,
+) -> None:
+    client = trained.world.client
+    for sort in ("disagreement", "agreement", "score-high", "score-low"):
+        page = client.get(f"/projects/1/library?sort={sort}")
+        assert page.status_code == 422 and "is an order of scores" in page.text, sort
+        told = client.get(f"/api/v1/projects/1/library?sort={sort}")
+        assert told.status_code == 422 and "predicted-low" in told.json()["hint"], sort
+    page = client.get("/projects/1/library?sort=predicted-low").text
+    assert re.search(r'<option value="predicted-low" selected>Least certain', page)
+    for kind in ("doubtful", "contradictions", "confused", "no-class"):
+        assert client.get(f"/projects/1/review/{kind}?order=evidence").status_code == 200
+        refused = client.get(f"/projects/1/review/{kind}?order=confidence")
+        assert refused.status_code == 422 and "one order" in refused.text, kind
+        refused = client.get(f"/api/v1/projects/1/review/{kind}?order=confidence")
+        assert refused.status_code == 422, kind

@@ -1,5 +1,6 @@
 """What the live model and Review know of a project with classes, before and after a version."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from tastemaker.database.tables import Image
 from tastemaker.live import live_model, model_process
 from tastemaker.live.live_model import LiveModel
 from tastemaker.live.project_state import ProjectState, stamp_of
+from tastemaker.pages import formats
 from tastemaker.scores import class_changes, classes
 
 API = "/api/v1/projects/1"
@@ -146,10 +148,10 @@ def test_the_order_follows_the_keys(made) -> None:
 def test_the_page_of_an_image_and_the_library_tell_what_the_live_model_says(made) -> None:
     live, client = refitted(made), made.world.client
     image = next(i for i in made.kinds if live.says(i) == 2)
-    sure = round(100 * live.of(image)[0])
+    sure = html.escape("".join(formats.probability(live.of(image)[0]).split()))
     page = client.get(f"/projects/1/images/{image}").text
     told = re.search(r"<dt>Live model</dt><dd>(.*?)</dd>", page)
-    assert told and re.sub(r"<[^>]*>|\s", "", told[1]) == f"logo{sure}%"
+    assert told and re.sub(r"<[^>]*>|\s", "", told[1]) == f"logo{sure}"
     shelf = client.get("/projects/1/library?version=live").text
     assert re.search(r'title="predicted[^"]*"[^>]*>\s*logo', shelf)
     with sessions.writing(made.engine) as session:

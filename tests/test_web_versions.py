@@ -18,7 +18,7 @@ from sqlmodel import select
 from trained_world import open_trained, trained_home
 from web_world import World, add_job, add_version, embed_all, events, make_world, score_some
 
-from tastemaker import images, jobs, scores
+from tastemaker import images, jobs, scores, versions
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
     Expectation,
@@ -278,8 +278,38 @@ def test_the_list_counts_what_was_expected_and_names_what_was_missed(world: Worl
     add_version(world, 2, {}, metrics=metrics, activation="not activated: “photo”: mean")
     page = world.client.get(f"{world.at}/versions").text
     assert "1 of 2" in page
-    assert "Missed: “photo”: mean prediction 14\u202f%, expected at most 10\u202f%" in page
+    missed = "“photo”: mean prediction 14\u202f%, expected at most 10\u202f%"
+    assert f"Missed when published: {missed}" in page
     assert "It was not made active: “photo”: mean." in page
+
+
+def test_what_was_found_when_published_and_what_is_found_today_are_told_apart(
+    world: World,
+) -> None:
+    with writing(world.engine) as session:
+        project = world.project(session)
+        photos = slices.add(session, project, "tag", {"tag": "photo"})
+        for measure in ("mean", "pass_rate"):
+            expectations.expect(session, project, photos.id, measure, "at most", 0.1)
+        version = versions.get(session, 2)
+        today = expectations.check(session, version).expectations
+        then = today[0].model_copy(update={"value": 0.05, "met": True})
+        version.metrics = version.metrics.model_copy(update={"expectations": (then,)})
+        version.event_high = 9  # of twelve scores
+    now = f"{100 * today[0].value:.3g}\u202f%"
+    listed = world.client.get(f"{world.at}/versions").text
+    assert "1 of 1" in listed and "met when published" in listed
+    for address in ("/versions/2", f"{world.at}/slices?version=v1.1"):
+        page = html.unescape(world.client.get(address).text)
+        assert now in page and "when published: <span hx-ignore>5\u202f%, met" in page, address
+        assert "when published: <span hx-ignore>not stated yet" in page, address
+    assert "3 labels newer than the version" in world.client.get("/versions/2").text
+    told = world.client.get(f"{API}/versions/2").json()
+    assert told["labels_since"] == 3 and told["expectations"][0]["met"] is False
+    assert told["expectations"][0]["when_published"]["value"] == 0.05
+    assert told["expectations"][1]["when_published"] is None
+    card = world.client.get("/versions/2/card.md").text
+    assert f"missed: {now.replace(chr(0x202F), ' ')} over 8 images" in card
 
 
 # --- two versions --------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def list_audits(
             str(row["id"]), row["version"], plain(row["target"]),
             "–" if row["kept"] is None else f"{row['kept']:,}",
             str(row["kept_answered"] + row["below_answered"]), row["verdict"],
-            f"{100 * low:.0f} %" if low else "–",
+            audit_reports.at_least(low) if low else "–",
         )  # fmt: skip
     out.print(table if rows else "No audit yet: tastemaker audit start PROJECT")
     return None

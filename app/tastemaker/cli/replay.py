@@ -19,6 +19,7 @@ from tastemaker.cli.terminal import (
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
 from tastemaker.files.addresses import local_path
+from tastemaker.files.json_text import json_text
 
 app = Commands()
 
@@ -230,8 +231,7 @@ def learning_curves(
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    import json
 
     from tastemaker.files import write_atomic
 
-    write_atomic(path, (json.dumps(result, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, (json_text(result) + "\n").encode())

@@ -11,6 +11,7 @@ from tastemaker.cli.options import InProject, VersionWords, in_order, percent_op
 from tastemaker.cli.terminal import AsJson, database, out, plain, print_json
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid
+from tastemaker.files.percentages import percent_in_three
 
 app = Commands(help="List, add and remove slices of a library.", no_args_is_help=True)
 
@@ -46,8 +47,9 @@ def slices_list(
 
 def _told(check: dict[str, Any], measure: str) -> str:
     state = {True: "met", False: "missed", None: "too little to tell"}[check["met"]]
-    wanted = f"{measure} {check['bound']} {_share(check['limit'])}"
-    value = "" if check["met"] is None else f": {_share(check['value'])} over {check['images']}"
+    wanted = f"{measure} {check['bound']} {round(100 * check['limit'], 6):g} %"
+    found = f": {percent_in_three(check['value'])} over {check['images']}"
+    value = "" if check["met"] is None else found
     return f"{state}: “{check['slice']}” {wanted}{value}"
 
 
@@ -56,9 +58,9 @@ def of_scores(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
-            *(_share(row.get(key)) for key in ("mean", "pass_rate")),
+            *(percent_in_three(row.get(key)) for key in ("mean", "pass_rate")),
             str(row.get("labelled", "–")), _points(row.get("mae")),
-            *(_share(row.get(key)) for key in ("fp_rate", "fn_rate")),
+            *(percent_in_three(row.get(key)) for key in ("fp_rate", "fn_rate")),
         )  # fmt: skip
     return table
 
@@ -69,17 +71,13 @@ def of_classes(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
-            str(row.get("labelled", "–")), _share(row.get("accuracy")), "", "", "",
+            str(row.get("labelled", "–")), percent_in_three(row.get("accuracy")), "", "", "",
         )  # fmt: skip
         for one in row.get("classes", ()):
-            rates = (_share(one[name]) for name in ("precision", "recall", "f1"))
+            rates = (percent_in_three(one[name]) for name in ("precision", "recall", "f1"))
             counts = str(one["images"]), str(one["recall_n"])
             table.add_row("", f"  {plain(one['name'])}", *counts, "", *rates)
     return table
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %"
 
 
 def _points(value: float | None) -> str:

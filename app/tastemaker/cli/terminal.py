@@ -1,7 +1,6 @@
 """What every command shares: the terminal, the database, options, and waiting for jobs."""
 
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.files.json_text import json_text
 
 # Lines are as long as they are: a path that is broken in the middle cannot be copied.
 out = Console(highlight=False, soft_wrap=True)
@@ -68,12 +68,13 @@ def print_whatever_the_encoding() -> None:
 
 
 def print_json(data: Any) -> None:
-    """JSON stays JSON: where letters cannot be printed, they are written as its own escapes."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"
+    """JSON stays JSON: what is no number is null, and letters that cannot be printed are written as
+    its own escapes."""
+    text = json_text(data, indent=2, default=str) + "\n"
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(data, indent=2, default=str) + "\n"
+        text = json_text(data, indent=2, default=str, ascii_only=True) + "\n"
     sys.stdout.write(text)
 
 

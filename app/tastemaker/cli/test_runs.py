@@ -26,6 +26,7 @@ from tastemaker.cli.terminal import (
 )
 from tastemaker.database import sessions
 from tastemaker.errors import Invalid, NotFound
+from tastemaker.files.percentages import percent, percent_range
 
 app = Commands(help="Try a version on other images.", no_args_is_help=True)
 
@@ -174,8 +175,8 @@ def _of_classes(run: dict[str, Any], what: str) -> str:
 def _right(run: dict[str, Any]) -> str:
     """“87 % (80–93 %) of the 60 labelled at random”."""
     low, high = run["accuracy_low"], run["accuracy_high"]
-    span = "" if low is None else f" ({low:.0%}–{high:.0%})"
-    return f"{run['accuracy']:.0%}{span} of the first {run['accuracy_n']} of its random sample"
+    span = "" if low is None else f" ({percent_range(low, high)})"
+    return f"{percent(run['accuracy'])}{span} of the first {run['accuracy_n']} of its random sample"
 
 
 def _count(value: int | None) -> str:

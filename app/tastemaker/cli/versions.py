@@ -30,6 +30,7 @@ from tastemaker.cli.terminal import (
 from tastemaker.database import sessions
 from tastemaker.errors import NotFound
 from tastemaker.files.addresses import local_path
+from tastemaker.files.percentages import percent
 
 top = Commands()
 app = Commands(help="List, show, compare, activate, export versions.", no_args_is_help=True)
@@ -126,7 +127,7 @@ def versions_list(
         table.add_row(
             v["version"], "active" if v["active"] else "", str(v["images"]),
             _number(v["mae"], "{:.2f}"), interval, _number(v["baseline_mae"], "{:.2f}"),
-            _number(v["fp_rate"], "{:.0%}"), _number(v["fn_rate"], "{:.0%}"), str(v["mae_n"]),
+            percent(v["fp_rate"]), percent(v["fn_rate"]), str(v["mae_n"]),
             v["mae_by"] or "", v["recipe"].get("name", ""), v["note"],
         )  # fmt: skip
     out.print(table if rows else "No version yet: tastemaker train PROJECT")

@@ -38,6 +38,7 @@ from tastemaker.database.sessions import sqlite
 from tastemaker.database.tables import now
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull
 from tastemaker.files import free_space, is_file, sha256_of, sync_folder
+from tastemaker.files.json_text import json_text
 from tastemaker.processes import failpoint
 from tastemaker.processes.systems import sync_everything, take_name
 
@@ -210,7 +211,7 @@ def _write(
                 with file, archive.open(name, "w", force_zip64=True) as into:
                     hashes[name], done = _copy(file, into.write, done, progress)
             about = {"made_at": made_at.isoformat(), "sha256": hashes}
-            archive.writestr(MANIFEST, json.dumps(about, indent=1))
+            archive.writestr(MANIFEST, json_text(about, indent=1, ascii_only=True))
         raw.flush()
         os.fsync(raw.fileno())
     return hashes

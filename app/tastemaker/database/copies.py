@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tastemaker.config import Settings
 from tastemaker.files import write_atomic
+from tastemaker.files.json_text import json_text
 
 NOTE = "served-from.json"
 
@@ -43,7 +44,7 @@ def note_place(settings: Settings, library: str) -> Path | None:
     original = original_of(settings, library)
     own = settings.root.resolve()
     if settings.database_in_home and original is None and _noted(settings) != own:
-        write_atomic(settings.root / NOTE, json.dumps({"home": str(own)}).encode())
+        write_atomic(settings.root / NOTE, json_text({"home": str(own)}, ascii_only=True).encode())
     return original
 
 

@@ -27,6 +27,7 @@ from sqlmodel import Session, create_engine
 
 from tastemaker.config import Settings
 from tastemaker.errors import Invalid, TastemakerError, Unavailable, of_the_disk
+from tastemaker.files.json_text import json_text
 
 try:  # Python 3.11 links SQLite 3.40, which has the WAL-reset bug fixed in 3.51.3
     import pysqlite3.dbapi2 as sqlite
@@ -68,6 +69,7 @@ def make_engine(settings: Settings) -> Engine:
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         pool_size=20,
         max_overflow=20,
+        json_serializer=_stored_json,
         hide_parameters=True,  # what somebody typed stays out of tracebacks, and so of the log
     )
 
@@ -92,11 +94,17 @@ def make_engine(settings: Settings) -> Engine:
     return engine
 
 
+def _stored_json(data: Any) -> str:
+    return json_text(data, ascii_only=True)
+
+
 def _of_a_server(url: URL) -> Engine:
     """Addresses as PostgreSQL's own programs take them are for the driver that is installed."""
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
-    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(
+        url, pool_pre_ping=True, json_serializer=_stored_json, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:

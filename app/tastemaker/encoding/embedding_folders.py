@@ -29,6 +29,7 @@ from tastemaker.files import (
     write_atomic,
 )
 from tastemaker.files.addresses import is_address
+from tastemaker.files.json_text import json_text
 
 MANIFEST = "manifest.json"
 KIND = "embeddings"  # what the manifest says the folder holds
@@ -208,5 +209,5 @@ class EmbeddingFolder:
             "format": FORM, "kind": KIND, "source": self.source, **self.about, "dim": self.dim,
             "dtype": "float16", "complete": complete, "parts": parts,
         }  # fmt: skip
-        content = json.dumps(told, indent=1, ensure_ascii=False).encode()
+        content = json_text(told, indent=1).encode()
         write_atomic(self.folder / MANIFEST, content)

@@ -20,6 +20,7 @@ from tastemaker.database.tables import (
     in_utc,
 )
 from tastemaker.errors import NotFound
+from tastemaker.files.percentages import percent
 from tastemaker.learning import audits
 from tastemaker.learning.audits import NO_ANSWER, Findings, Side
 from tastemaker.queues.audited import answers
@@ -353,10 +354,9 @@ def _asked(share: float) -> str:
 
 
 def _percent(share: float | None) -> str:
-    if share is None:
-        return "–"
-    percent = 100 * share
-    return f"{percent:.1f} %" if 0 < percent < 1 or 99 < percent < 100 else f"{percent:.0f} %"
+    """With a digit after the point where all depends on it."""
+    at_the_end = share is not None and (0 < share < 0.01 or 0.99 < share < 1)
+    return percent(share, digits=1 if at_the_end else 0)
 
 
 # --- for programs --------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tastemaker.files import (
     unescape_formula,
     write_atomic,
 )
+from tastemaker.files.json_text import json_text
 from tastemaker.scores.references import References
 
 SCORES = "aesthetic_score"
@@ -243,5 +244,5 @@ def write_sidecar(table: Path, promise: dict[str, Any], sha256: str = "") -> Pat
     if sha256 and sha256_of_table(table) != sha256:
         raise changed(table)
     path = sidecar_path(table)
-    write_atomic(path, json.dumps(promise, ensure_ascii=False, indent=2).encode() + b"\n")
+    write_atomic(path, json_text(promise, indent=2).encode() + b"\n")
     return path

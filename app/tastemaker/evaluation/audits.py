@@ -38,6 +38,7 @@ from tastemaker.database.tables.audits import AuditPopulation
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.evaluation import test_runs
 from tastemaker.evaluation.audit_tables import ScoredTable, known_image, picture_file, read_table
+from tastemaker.files.percentages import percent
 from tastemaker.files.roots import outside, within
 from tastemaker.learning import audits
 from tastemaker.learning.checkpoints import load_checkpoint
@@ -254,7 +255,7 @@ def _draw(
     unlike = _share_unlike(session, version, first)
     if unlike is not None and unlike >= audits.UNLIKE_SHARE:
         raise Conflict(
-            f"Most of these images ({100 * unlike:.0f} % of a sample) are unlike everything that "
+            f"Most of these images ({percent(unlike)} of a sample) are unlike everything that "
             f"{version.number} learned from, so its scores of them are no filter yet.",
             "Score some of them, train, and audit that version.",
         )

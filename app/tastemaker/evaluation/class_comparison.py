@@ -19,6 +19,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, ClassPrediction, Image, Label, Prediction
 from tastemaker.evaluation.comparison import measuring_labels
 from tastemaker.evaluation.flips import Pair
+from tastemaker.files.percentages import percent
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, NOTHING, Estimate
 from tastemaker.learning.weighted import Floats, ratio
@@ -113,11 +114,11 @@ class ClassComparison:
             shown = self.verdict != "no difference shown"
             who = f"{both.b.number} is {self.verdict}" if shown else self.verdict
             lines = [
-                f"{who}: {_percent(self.wrong.old)} wrong → {_percent(self.wrong.new)}, "
+                f"{who}: {percent(self.wrong.old)} wrong → {percent(self.wrong.new)}, "
                 f"on {self.n} images drawn at random or labelled in files",
             ]
             lines += [
-                f"{row.name}: F1 {_percent(row.f1.old)} → {_percent(row.f1.new)} "
+                f"{row.name}: F1 {percent(row.f1.old)} → {percent(row.f1.new)} "
                 f"({row.labelled} labelled; {row.verdict})"
                 for row in self.classes
             ]
@@ -334,7 +335,3 @@ def change_cards(
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"

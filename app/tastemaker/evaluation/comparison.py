@@ -27,6 +27,7 @@ from tastemaker.evaluation.flips import (
     Pair,
     predicted_by_both,
 )
+from tastemaker.files.percentages import percent
 from tastemaker.learning import metrics
 from tastemaker.learning.version_metrics import Comparison, PairedMetric
 from tastemaker.versions import predictions, training_set
@@ -353,7 +354,7 @@ class Difference:
         for move in self.slices[:10]:
             mean = move.mean
             lines.append(
-                f"{move.slice[:40]:20} mean {100 * mean.old:.0f} % → {100 * mean.new:.0f} %, "
+                f"{move.slice[:40]:20} mean {percent(mean.old)} → {percent(mean.new)}, "
                 f"error {move.told}"
             )
         counts = self.label_counts

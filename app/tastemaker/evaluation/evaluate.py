@@ -53,7 +53,7 @@ def judge(
     with transactions.reading() as session:
         current = versions.active(session, projects.get(session, version.project_id))
         versus = _against(session, current, data, trained) if current is not None else None
-        report = expectations.check(session, version, frozen=True)
+        report = expectations.check_to_publish(session, version)
         metrics = _measure(session, version, data, trained, versus, report)
     activate, why = activation(version, versus, report.blocking)
     return Judgement(metrics, activate, why)

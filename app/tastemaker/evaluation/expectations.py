@@ -6,15 +6,16 @@ becoming active.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tastemaker import projects, versions
-from tastemaker.database.tables import Expectation, Project, Version
+from tastemaker.database.tables import Expectation, Label, Project, Version
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.evaluation import class_slices, slices
+from tastemaker.files.percentages import percent_in_three
 from tastemaker.learning.class_metrics import ClassSlice
 from tastemaker.learning.version_metrics import (
     ENOUGH_FOR_ONE_RATE,
@@ -39,11 +40,15 @@ ROUNDING = 1e-9  # a mean of exactly 65 % is at most 65 %
 
 @dataclass(frozen=True)
 class Report:
-    """All slices and all expectations of a project, for one version."""
+    """All slices and all expectations of a project, for one version. `recorded` is what was found
+    of the expectations when it was published, by id; `labels_since` how many labels are newer than
+    it."""
 
     slices: list[SliceMetrics] = field(default_factory=list)
     expectations: list[ExpectationCheck] = field(default_factory=list)
     class_slices: list[ClassSlice] = field(default_factory=list)
+    recorded: dict[int, ExpectationCheck] = field(default_factory=dict)
+    labels_since: int = 0
 
     @property
     def missed(self) -> list[ExpectationCheck]:
@@ -53,10 +58,30 @@ class Report:
     def blocking(self) -> list[ExpectationCheck]:
         return [check for check in self.missed if check.blocks]
 
+    def when_published(self, check: ExpectationCheck) -> str:
+        """What was found of an expectation when the version was published, where that is something
+        else than is found now: “14 %, missed”. Empty where it is the same."""
+        then = self.recorded.get(check.id)
+        if then is None:
+            return "not stated yet"
+        told = "too little to tell" if then.met is None else "met" if then.met else "missed"
+        value = f"{shown(then)}, " if then.value is not None else ""
+        if wanted(then) != wanted(check):
+            return f"{value}{told}: {wanted(then)}"
+        same = then.met == check.met and shown(then) == shown(check)
+        return "" if same else f"{value}{told}"
+
     def as_json(self) -> dict[str, Any]:
+        """Each expectation with what it is now, and `when_published` with what it was then; null
+        where it was not stated yet."""
+        checks = []
+        for check in self.expectations:
+            then = self.recorded.get(check.id)
+            checks.append(check.as_json() | {"when_published": then.as_json() if then else None})
         return {
             "slices": [row.as_json() for row in (*self.slices, *self.class_slices)],
-            "expectations": [check.as_json() for check in self.expectations],
+            "expectations": checks,
+            "labels_since": self.labels_since,
         }
 
 
@@ -80,12 +105,17 @@ def measures(project: Project) -> dict[str, str]:
     return {kind: text.format(of) for kind, text in CLASS_MEASURES.items()}
 
 
+def shown(check: ExpectationCheck) -> str:
+    """What the slice scores, with as many digits wherever it is told: “31.7 %”; empty without."""
+    return "" if check.value is None else percent_in_three(check.value)
+
+
 def missed(check: ExpectationCheck) -> str:
     """Why it is not met, in words; empty where it is."""
     if check.met is not False:
         return ""
     return (
-        f"“{check.slice}”: {in_words(check.measure, check.of)} {_percent(check.value or 0)}, "
+        f"“{check.slice}”: {in_words(check.measure, check.of)} {shown(check)}, "
         f"expected {check.bound} {_limit(check)}"
     )
 
@@ -176,11 +206,29 @@ def get(session: Session, project: Project, expectation_id: int) -> Expectation:
     return stated
 
 
-def check(session: Session, version: Version, frozen: bool = False) -> Report:
-    """Measure every slice and hold every expectation against a version."""
+def check(session: Session, version: Version) -> Report:
+    """Measure every slice and hold every expectation against a version as all is now: the labels,
+    the images of the slices, the threshold. Beside it what was found when it was published."""
     project = projects.get(session, version.project_id)
+    newer = select(func.count()).where(
+        Label.project_id == project.id, col(Label.event_id) > version.event_high
+    )
+    return replace(
+        _measured(session, project, version),
+        recorded={check.id: check for check in version.metrics.expectations},
+        labels_since=session.exec(newer).one(),
+    )
+
+
+def check_to_publish(session: Session, version: Version) -> Report:
+    """The same of a version that is about to be published, by the labels that it saw: what is
+    recorded of it, and decides whether it becomes active."""
+    return _measured(session, projects.get(session, version.project_id), version, frozen=True)
+
+
+def _measured(session: Session, project: Project, version: Version, frozen: bool = False) -> Report:
     if project.labelling != "scores":
-        return _check_classes(session, project, version, frozen)
+        return _of_classes(session, project, version, frozen)
     rows = slices.measured(session, project, version, frozen)
     by_id = {row.id: row for row in rows}
     checks = [
@@ -191,7 +239,7 @@ def check(session: Session, version: Version, frozen: bool = False) -> Report:
     return Report(rows, checks)
 
 
-def _check_classes(session: Session, project: Project, version: Version, frozen: bool) -> Report:
+def _of_classes(session: Session, project: Project, version: Version, frozen: bool) -> Report:
     rows = class_slices.measured(session, project, version, frozen)
     by_id = {row.id: row for row in rows}
     known = classes.of(session, project.id)
@@ -270,7 +318,3 @@ def _within(value: float | None, stated: Expectation) -> bool | None:
 def _limit(check: ExpectationCheck) -> str:
     """As it was typed: 99.95 % is not 100 %."""
     return f"{round(100 * check.limit, 6):g} %"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"

@@ -9,6 +9,7 @@ from typing import Any
 from tastemaker.encoding import embedding_folders
 from tastemaker.errors import Conflict
 from tastemaker.files import is_file, write_atomic
+from tastemaker.files.json_text import json_text
 
 MANIFEST = "manifest.json"
 FORM = 1
@@ -30,7 +31,7 @@ def write_manifest(
 ) -> None:
     """`run` is what another run must share to go on here, `about` what the heads say."""
     told = {**run, **about, "complete": complete, "parts": [asdict(part) for part in done]}
-    write_atomic(out / MANIFEST, json.dumps(told, indent=1, ensure_ascii=False).encode())
+    write_atomic(out / MANIFEST, json_text(told, indent=1).encode())
 
 
 def read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:

@@ -6,7 +6,6 @@ The first one leads: by what it says rows are filtered and ranked. Each of sever
 is called by its name, and of classes one for each.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from tastemaker.encoding.encode_files import Source
 from tastemaker.encoding.encoder_names import differ
 from tastemaker.encoding.encoders import Encoder
 from tastemaker.errors import BadImage, Conflict, Invalid
+from tastemaker.files.json_text import json_text
 from tastemaker.filtering.class_columns import OWN, share_columns
 from tastemaker.filtering.columns import ADDED
 from tastemaker.filtering.one_encoder import knows_most, one_encoder
@@ -47,7 +47,7 @@ class Panel:
         if self.names:
             each = zip(self.names, self.scorers, strict=True)
             models = [{"column": name} | scorer.about for name, scorer in each]
-            told["models"] = json.dumps(models, ensure_ascii=False)
+            told["models"] = json_text(models)
         return told
 
     @property

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.files import is_folder
+from tastemaker.files.percentages import probability
 from tastemaker.filtering.one_encoder import knows_most, one_encoder
 from tastemaker.filtering.scorer import Precision, Scorer, Vectors
 from tastemaker.learning.router_files import MANIFEST, member_path, read_manifest
@@ -230,7 +231,8 @@ class Router(Scorer):
 
     def _in_words(self, p: Scores) -> str:
         leading = np.argsort(-p, kind="stable")[:2]
-        return ", ".join(f"{self.manifest.classes[k].name} {100 * p[k]:.0f} %" for k in leading)
+        names = [one.name for one in self.manifest.classes]
+        return ", ".join(f"{names[k]} {probability(float(p[k]))}" for k in leading)
 
     def vectors(
         self, x: Vectors, source: str = "This array"

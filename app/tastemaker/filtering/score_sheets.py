@@ -10,6 +10,7 @@ from PIL import Image
 from tastemaker.encoding import embedding_folders
 from tastemaker.errors import BadImage
 from tastemaker.files import is_file, typed_path
+from tastemaker.files.percentages import probability
 from tastemaker.filtering.file_lists import is_list
 from tastemaker.filtering.shards import Shards
 from tastemaker.filtering.sources import archives_in
@@ -26,8 +27,8 @@ def draw(ranked: pa.Table, source: Path, limits: Limits, title: str) -> bytes:
     rows = ranked.slice(0, MOST)
     names = rows["path"].to_pylist()
     small = dict(_small(names, source, limits))
-    percent = rows["percent"].to_pylist()
-    tiles = [(small.get(name), f"{each:.0f} %") for name, each in zip(names, percent, strict=True)]
+    told = [probability(percent / 100) for percent in rows["percent"].to_pylist()]
+    tiles = [(small.get(name), text) for name, text in zip(names, told, strict=True)]
     return contact_sheet.draw(tiles, title)
 
 

@@ -6,7 +6,6 @@ them pass through in bounded memory. The columns are a contract with scripts.
 
 import codecs
 import csv
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from tastemaker.errors import Invalid
 from tastemaker.files import escape_formula, write_atomic
+from tastemaker.files.json_text import json_text
 from tastemaker.filtering.class_columns import SHARE, fitting
 
 SCHEMA = pa.schema(
@@ -243,9 +243,8 @@ def _cell(value: object) -> object:
 def _write_jsonl(file: BinaryIO, tables: Tables, about: Mapping[str, str]) -> None:
     model = {MODEL: about["model"]}
     for rows in tables:
-        file.writelines(
-            json.dumps(row | model, default=str).encode() + b"\n" for row in as_dicts(rows)
-        )
+        lines = (json_text(row | model, default=str, ascii_only=True) for row in as_dicts(rows))
+        file.writelines(line.encode() + b"\n" for line in lines)
 
 
 FORMS: dict[str, Callable[[BinaryIO, Tables, Mapping[str, str]], None]] = {

@@ -15,7 +15,6 @@ sidecar, the pictures and, at the first picture, the weights of the encoder.
 
 import contextlib
 import functools
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.encoding.similarity import are_normalised
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.files import readable
+from tastemaker.files.json_text import json_text
 from tastemaker.filtering.head_files import (
     classes_of,
     percentiles_of,
@@ -150,7 +150,7 @@ class Scorer:
         """What a file of scores says of the head that gave them."""
         told = {"model": self.name, "model_sha256": self.sha256}
         if isinstance(self.promises, list) and self.promises:
-            told["promises"] = json.dumps(self.promises, ensure_ascii=False)
+            told["promises"] = json_text(self.promises)
         return told
 
     # --- one call for everything -------------------------------------------------------------

@@ -20,6 +20,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from tastemaker.errors import CheckpointError, Invalid
 from tastemaker.files import is_text
+from tastemaker.files.json_text import json_text
 from tastemaker.learning.city96 import (
     HIDDEN,
     Array,
@@ -68,7 +69,7 @@ def _in_one_order(data: bytes) -> bytes:
     header = json.loads(data[8 : 8 + length])
     if "__metadata__" in header:
         header = {"__metadata__": dict(sorted(header.pop("__metadata__").items()))} | header
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json_text(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 

@@ -22,6 +22,7 @@ from tastemaker.config import Settings
 from tastemaker.encoding.preprocessing import Preprocessing, fitted_views
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import write_atomic
+from tastemaker.files.json_text import json_text
 from tastemaker.pictures.colours import on_checkerboard, on_white
 from tastemaker.pictures.frames import FrameRule
 from tastemaker.pictures.pictures import (
@@ -98,7 +99,7 @@ def view_path(settings: Settings, token: str) -> Path:
 
 def store_answer(settings: Settings, token: str, answer: dict[str, Any]) -> None:
     """Put the answer beside the picture, so that its page can be loaded again."""
-    write_atomic(_answer_path(settings, token), json.dumps(answer).encode())
+    write_atomic(_answer_path(settings, token), json_text(answer, ascii_only=True).encode())
 
 
 def find_answer(settings: Settings, token: str) -> dict[str, Any]:

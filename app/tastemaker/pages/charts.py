@@ -9,6 +9,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from tastemaker.evaluation.audit_reports import at_least, at_most
+from tastemaker.files.percentages import percent
+
 SCORES = 11
 CURVE_LEFT = 64  # room for a number like 0.00083 before the axis of what goes over the steps
 
@@ -145,15 +148,15 @@ def shares(rows: Sequence[Bounded], goal: float) -> Markup:
             f'<path class="whisker" d="{ends}"/>'
             f'<circle class="dot" cx="{x(value):.1f}" cy="{y}" r="4"/>'
         )
-        least = "" if low is None else f"at least {100 * low:.0f} %, "
-        told.append(f"{name}: {100 * value:.0f} %, {least}at most {100 * high:.0f} %")
+        least = "" if low is None else f"at least {at_least(low)}, "
+        told.append(f"{name}: {percent(value)}, {least}at most {at_most(high)}")
     below = 14 + tall * len(rows)
     line = f'<path class="threshold" d="M{x(goal):.1f} 2V26"/>'
     ticks = (
         f'<text class="tick" x="{left}" y="{below + 4}">0</text>'
         f'<text class="tick" x="{x(1):.1f}" y="{below + 4}" text-anchor="end">100 %</text>'
     )
-    summary = f"{'; '.join(told)}. The goal is {100 * goal:.0f} %."
+    summary = f"{'; '.join(told)}. The goal is {100 * goal:g} %."
     return svg(width, below + 8, summary, line + "".join(drawn) + ticks)
 
 

@@ -9,13 +9,29 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tastemaker.database.tables import Job
+from tastemaker.files import percentages
 from tastemaker.importing.outcome import known_in_words
 from tastemaker.versions.version_report import SPACE
 
 
-def percent(value: float | None) -> str:
-    """0.783 → “78 %”."""
-    return "–" if value is None else f"{100 * value:.0f}{SPACE}%"
+def percent(value: float | None, digits: int = 0) -> str:
+    """0.783 → “78 %”, 0.996 → “> 99 %”; of what is only estimated see `probability`."""
+    return percentages.percent(value, digits).replace(" ", SPACE)
+
+
+def percent_to(low: float, high: float) -> str:
+    """The ends of an interval: “80–93 %”."""
+    return percentages.percent_range(low, high).replace(" ", SPACE)
+
+
+def percent_in_three(value: float | None) -> str:
+    """In three digits: “31.7 %”."""
+    return percentages.percent_in_three(value).replace(" ", SPACE)
+
+
+def probability(value: float | None) -> str:
+    """How sure a model is: 0.783 → “78 %”, 1 → “> 99 %”."""
+    return percentages.probability(value).replace(" ", SPACE)
 
 
 def predicted(value: float | None) -> str:
@@ -36,7 +52,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 def share(value: float | None) -> str:
     """A share that may be small: “11 %”, “0.4 %”."""
     small = value is not None and 0 < value < 0.0995
-    return f"{100 * value:.1f}{SPACE}%" if value and small else percent(value)
+    return percent(value, digits=1 if small else 0)
 
 
 def exact_percent(value: float) -> str:
@@ -164,7 +180,9 @@ def _markdown() -> MarkdownIt:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "percent": percent, "predicted": predicted, "points": points, "signed": signed, "share": share,
+    "percent": percent, "percent_to": percent_to, "percent_in_three": percent_in_three,
+    "probability": probability, "predicted": predicted, "points": points, "signed": signed,
+    "share": share,
     "score": score, "exact_percent": exact_percent,
     "count": count, "size": size, "duration": duration, "when": when, "by_camera": by_camera,
     "own_words": markdown,

@@ -47,14 +47,13 @@ from tastemaker.pages.deps import (
     SettingsDep,
 )
 from tastemaker.pages.library_view import (
-    CLASS_ORDERS,
-    ORDERS,
     PARAMETERS,
     PER_PAGE,
     View,
     copied_toast,
     done_toast,
     find,
+    orders_of,
     predictor,
     view_of,
 )
@@ -136,7 +135,7 @@ def around(
         "classifiers": classifiers.choices(session, project),
         "common": tags.most_common(session, project),
         "saved": saved_filters.list_saved(session, project),
-        "orders": ORDERS if project.labelling == "scores" else CLASS_ORDERS,
+        "orders": orders_of(project),
         "reads_text": reads_text(project.encoder),
     }
 

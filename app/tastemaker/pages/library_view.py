@@ -43,6 +43,12 @@ CLASS_ORDERS = {
     "name": ORDERS["name"], "name-down": ORDERS["name-down"],
 }  # fmt: skip
 
+
+def orders_of(project: Project) -> dict[str, tuple[str, Order]]:
+    """The orders that a project offers, by their names in an address."""
+    return ORDERS if project.labelling == "scores" else CLASS_ORDERS
+
+
 DONE = {
     "score": "Scored", "tag": "Tagged", "untag": "Took a tag from", "put": "Added to a collection:",
     "move": "Moved to another collection:", "remove": "Taken out of the project:",
@@ -142,6 +148,12 @@ def nearest(engine: Engine, project: Project, view: View) -> list[int]:
 def find(
     session: Session, engine: Engine, project: Project, resolved: ResolvedFilter, view: View, n: int
 ) -> Page:
+    """The images of a page. Raises `Invalid` for an order that the project does not offer."""
+    if view.sort not in (offered := orders_of(project)):
+        raise Invalid(
+            f"“{view.sort}” is an order of scores, and “{project.name}” has classes.",
+            f"Use one of: {', '.join(offered)}.",
+        )
     if not view.searches:
         return browsing.find(session, resolved, view.order, view.after, n, together=not view.apart)
     if view.text and not reads_text(project.encoder):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
 from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -35,6 +34,7 @@ from tastemaker.errors import BadImage, Invalid, NotFound, TastemakerError, TooL
 from tastemaker.files import write_atomic
 from tastemaker.live import model_requests, preview_uploads
 from tastemaker.pages.deps import Body, EngineDep, Id, SettingsDep
+from tastemaker.pages.json_response import ValidJSON
 from tastemaker.pages.uploads import (
     BINARY,
     Upload,
@@ -235,7 +235,7 @@ def predict(
     settings: SettingsDep,
     project_id: Id,
     body: Annotated[Upload | PredictRequest, Depends(JsonOrPicture(), scope="function")],
-) -> JSONResponse:
+) -> ValidJSON:
     """What versions and routers predict for a picture: scores in 0–1 with bracket and uncertainty,
     the probability of each class, how a router came to its score, and the nearest labelled images.
 
@@ -248,13 +248,13 @@ def predict(
     else:
         predicted = predict_json(engine, settings, project_id, body)
     if "several" not in predicted:
-        return JSONResponse(as_json(predicted))
+        return ValidJSON(as_json(predicted))
     told = [
         {"name": one["name"]}
         | (as_json(one) if "said" in one else {"error": one["error"], "hint": one["hint"]})
         for one in predicted["several"]
     ]
-    return JSONResponse({"pictures": told})
+    return ValidJSON({"pictures": told})
 
 
 def as_json(predicted: dict[str, Any]) -> dict[str, Any]:

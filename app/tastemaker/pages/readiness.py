@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +14,7 @@ from tastemaker.config import Settings
 from tastemaker.database.migration import current_revision, newest_revision
 from tastemaker.errors import TastemakerError
 from tastemaker.jobs import heartbeat
+from tastemaker.pages.json_response import ValidJSON
 from tastemaker.processes import logs
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -38,7 +38,7 @@ def readyz(_: AnyVisitor, request: Request) -> Response:
     degraded = [] if heartbeat.is_beating(settings) else ["worker"]
     status = "not ready" if failed else "ready"
     answer = {"status": status, "failed": failed, "degraded": degraded}
-    return JSONResponse(answer, 503 if failed else 200)
+    return ValidJSON(answer, 503 if failed else 200)
 
 
 def _passes(check: Check, settings: Settings, engine: Engine) -> bool:

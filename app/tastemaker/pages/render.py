@@ -6,7 +6,6 @@ times are written is in `formats`.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
 from markupsafe import Markup
@@ -31,10 +30,12 @@ from tastemaker.config import shipped
 from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
+from tastemaker.files.json_text import json_text
 from tastemaker.jobs import seconds_left
 from tastemaker.jobs.progress import IN_MB
 from tastemaker.live import live_model
 from tastemaker.pages import charts, formats, keymap, plots
+from tastemaker.pages.json_response import ValidJSON
 from tastemaker.pages.project_jobs import importing, newest_job
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 from tastemaker.queues import reviews
@@ -163,7 +164,8 @@ def kinds_of(request: Request, project: Project) -> ClassList | None:
 
 def class_json(kinds: ClassList) -> str:
     """What the scripts of a page know of its classes: number → name and colour."""
-    return json.dumps({row.number: {"name": row.name, "colour": row.colour} for row in kinds.all})
+    told = {row.number: {"name": row.name, "colour": row.colour} for row in kinds.all}
+    return json_text(told, ascii_only=True)
 
 
 def page_user_field(request: Request) -> Markup:
@@ -205,7 +207,7 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         body: dict[str, Any] = {"error": error.message, "hint": error.hint} | error.about
         if error.code:
             body["code"] = error.code
-        return JSONResponse(body, error.status, headers)
+        return ValidJSON(body, error.status, headers)
     reference = getattr(request.state, "request_id", "")
     if by_htmx(request):
         headers["HX-Reswap"] = "none"  # the page keeps what was typed; only the toast is swapped

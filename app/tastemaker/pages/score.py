@@ -4,7 +4,6 @@ Every button here is a real form, so the page works without a script. `score.js`
 through the JSON API: it shows the next image at once and saves behind it.
 """
 
-import json
 import math
 import secrets
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from tastemaker.auth.permissions import GuardedRoute, ViewerUser
 from tastemaker.database.tables import Collection, Project, ProjectCollection
 from tastemaker.database.tables.projects import DEFAULT_BRACKETS
 from tastemaker.errors import Invalid
+from tastemaker.files.json_text import json_text
 from tastemaker.pages import keymap
 from tastemaker.pages.deps import CurrentAnnotator, CurrentProject, Id, ReadSession, SettingsDep
 from tastemaker.pages.places import ScorePlace, known_queue
@@ -106,7 +106,7 @@ def page(
         "chosen": queues.titles(project).get(queue, queue),
         "empty": EMPTY,
         "card": dealt.cards[0] if dealt.cards else None,
-        "cards": json.dumps([card_json(card) for card in dealt.cards]),
+        "cards": json_text([card_json(card) for card in dealt.cards], ascii_only=True),
         "previous": dealt.previous,
         "undoable": scores.newest_undoable(session, project, person) is not None,
         "toast": {"text": "Flagged.", "hint": "You can still score it."} if flagged else None,

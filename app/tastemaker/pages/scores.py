@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -25,6 +24,7 @@ from tastemaker.database.tables import Annotator, Project, ScoreEvent
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.pages import places
 from tastemaker.pages.deps import Body, EngineDep, Id, SettingsDep
+from tastemaker.pages.json_response import ValidJSON
 from tastemaker.pages.places import Place, ReturnPlace, ScorePlace
 from tastemaker.pages.render import redirect, render_blocks, see_other
 from tastemaker.queues.cards import card_json
@@ -296,7 +296,7 @@ class NewUndo(Body):
 @SCORES
 def record_score(
     request: Request, engine: EngineDep, user: AnnotatorUser, project_id: Id, body: NewScore
-) -> JSONResponse:
+) -> ValidJSON:
     """Record a score, a skip or a flag. It is on disk when this answers; the answer names the
     library, the image and the key, so that nothing else can be taken for it. Like every request,
     it is refused where its header `Tastemaker-Library` names another library."""
@@ -307,9 +307,9 @@ def record_score(
     return recorded_json(request, record(engine, user, project_id, body.image_id, entry))
 
 
-def recorded_json(request: Request, event: Recorded) -> JSONResponse:
+def recorded_json(request: Request, event: Recorded) -> ValidJSON:
     # A ready response: a dict would be validated in a thread first, on the way of every score.
-    return JSONResponse(
+    return ValidJSON(
         {
             "event_id": event.id, "saved": True, "library": request.app.state.library,
             "image_id": event.image_id, "key": event.columns["key"],

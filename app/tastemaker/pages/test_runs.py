@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -30,6 +29,7 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
+from tastemaker.pages.json_response import ValidJSON
 from tastemaker.pages.places import TestRunPlace
 from tastemaker.pages.render import kinds_of, load_anew, redirect, render, see_other, shell
 from tastemaker.pages.scores import (
@@ -373,7 +373,7 @@ def correct(
     project_id: Id,
     run_id: Id,
     body: Correction,
-) -> JSONResponse:
+) -> ValidJSON:
     """Score an image that the run shows. It is on disk when this answers."""
     given = ScoreInput(
         "set", body.value if body.named is None else body.named, body.key, body.expected,

@@ -353,7 +353,8 @@ def expected(version: Version) -> dict[str, Any]:
 def show_version(
     _: ViewerUser, session: ReadSession, settings: SettingsDep, version_id: Id
 ) -> dict[str, Any]:
-    """All that the version's page shows: metrics, recipe, slices, what its file proved."""
+    """All that the version's page shows: metrics, recipe, what its file proved, and what it makes
+    of slices and expectations today, `labels_since` it was published."""
     version = versions.get(session, version_id)
     project = projects.get(session, version.project_id)
     return versions.as_json(session, settings, version) | {

@@ -4,6 +4,7 @@ their intervals, the regression to the mean; and how such numbers are written.""
 from collections.abc import Sequence
 
 from tastemaker.database.tables import Version
+from tastemaker.files.percentages import percent, percent_range
 from tastemaker.learning.version_metrics import Estimate, LabelMetrics, VersusVersion
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words, sparkline
 from tastemaker.versions.version_report import RESTS_ON, scores_within
@@ -121,10 +122,6 @@ def regression_to_the_mean(measured: LabelMetrics) -> list[str]:
 # --- how numbers are written -------------------------------------------------------------------
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
 def _signed(points: float) -> str:
     return f"{points:+.2f}".replace("-", "−")
 
@@ -133,7 +130,8 @@ def with_interval(estimate: Estimate, *, points: bool) -> str:
     """A number in points or as a share, with its interval if known."""
     if estimate.value is None:
         return "–"
-    form = (lambda x: f"{x:.2f}") if points else percent
-    if estimate.low is None or estimate.high is None:
-        return form(estimate.value)
-    return f"{form(estimate.value)} ({form(estimate.low)} to {form(estimate.high)})"
+    told = f"{estimate.value:.2f}" if points else percent(estimate.value)
+    low, high = estimate.low, estimate.high
+    if low is None or high is None:
+        return told
+    return f"{told} ({f'{low:.2f} to {high:.2f}' if points else percent_range(low, high)})"

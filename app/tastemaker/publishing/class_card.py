@@ -8,9 +8,9 @@ from sqlmodel import Session
 from tastemaker import projects
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.evaluation.expectations import Report
+from tastemaker.files.percentages import percent
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.publishing.card_blocks import Block, Table, Verbatim, Words
-from tastemaker.publishing.card_figures import percent
 from tastemaker.scores import classes
 from tastemaker.versions import class_report, training_set, version_report
 

@@ -5,7 +5,6 @@ encoder comes along. A plain one of open_clip is loaded by that library, which C
 needs then; anything else by `tastemaker` itself.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.numpy import save as safetensors_bytes
 from tastemaker.config import shipped
 from tastemaker.encoding import bundled_layers, efficientnet
 from tastemaker.errors import Conflict
+from tastemaker.files.json_text import json_text
 from tastemaker.publishing.exports import Part
 from tastemaker.publishing.portable import Portable
 
@@ -36,7 +36,7 @@ def comfyui_folder(version: Portable, files: list[Part]) -> list[Part]:
     return [
         *parts,
         *files,
-        Part("model.json", json.dumps(about, indent=1, ensure_ascii=False).encode()),
+        Part("model.json", json_text(about, indent=1).encode()),
         Part("requirements.txt", NEEDS[by].encode()),
         Part("README.md", _readme(version, by).encode()),
     ]  # fmt: skip

@@ -33,6 +33,7 @@ from tastemaker.database.tables import EncoderRow, Image, Label, Project, Versio
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.evaluation import audit_reports
 from tastemaker.files import is_file, sha256_of, write_atomic
+from tastemaker.files.json_text import json_text
 from tastemaker.learning import laion
 from tastemaker.learning.checkpoints import checkpoint_bytes, load_checkpoint, sidecar
 from tastemaker.publishing import card_blocks, model_card, sheets
@@ -103,9 +104,7 @@ def config(session: Session, settings: Settings, version: Version) -> Part:
             way_out,
         )
     known = written | _known_besides(session, version)
-    return Part(
-        f"{stem(version)}.config.json", json.dumps(known, indent=2, ensure_ascii=False).encode()
-    )
+    return Part(f"{stem(version)}.config.json", json_text(known, indent=2).encode())
 
 
 def _known_besides(session: Session, version: Version) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def tag_files(session: Session, settings: Settings, version: Version) -> list[Pa
         )  # fmt: skip
         parts += [
             Part(f"{called}.safetensors", content),
-            Part(f"{called}.config.json", json.dumps(about, indent=2, ensure_ascii=False).encode()),
+            Part(f"{called}.config.json", json_text(about, indent=2).encode()),
         ]
     return parts
 

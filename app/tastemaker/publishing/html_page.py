@@ -10,7 +10,6 @@ A weight (out, in) lies as (out ÷ 8, in, 8), as `kernels.c` reads it.
 
 import base64
 import html
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tastemaker import __version__
 from tastemaker.config import shipped
 from tastemaker.encoding import bundled_layers, efficientnet
 from tastemaker.encoding.bundled_layers import Layer
+from tastemaker.files.json_text import json_text
 from tastemaker.learning.city96 import NECK_SLOPE, TRUNK_SLOPE
 from tastemaker.learning.plain_head import Dense
 from tastemaker.publishing.exports import Part
@@ -42,7 +42,7 @@ def html_page(version: Portable) -> Part:
     model["weights"] = len(numbers)
     data = {
         "title": html.escape(version.name).encode(),
-        "model": json.dumps(model, ensure_ascii=False).replace("<", "\\u003c").encode(),
+        "model": json_text(model).replace("<", "\\u003c").encode(),
         "weights": base64.b64encode(numbers.compressed()),
         "kernels": base64.b64encode(_source("kernels.wasm").read_bytes()),
         "style": _tokens_and_elements() + _source("page.css").read_bytes(),

@@ -1,7 +1,6 @@
 """A version as a folder that can be uploaded to a model hub: the head, its sidecar, and the model
 card with the lines in front that the hub reads."""
 
-import json
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import Version
 from tastemaker.encoding.weights import PUBLISHED
 from tastemaker.errors import Invalid
+from tastemaker.files.json_text import json_text
 from tastemaker.publishing import card_blocks, model_card
 from tastemaker.publishing.exports import Part
 from tastemaker.publishing.portable import Portable
@@ -53,7 +53,7 @@ def front_matter(version: Portable, license: str) -> str:
         **({"license": license} if license else {}),
         "model_name": version.name,
     }
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in known.items()]
+    lines = [f"{key}: {json_text(value)}" for key, value in known.items()]
     return "\n".join(("---", *lines, "---", ""))
 
 

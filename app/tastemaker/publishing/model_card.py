@@ -16,6 +16,7 @@ from tastemaker.encoding import frame_rules
 from tastemaker.encoding.encoder_specs import spec_of
 from tastemaker.errors import Invalid
 from tastemaker.evaluation import audit_reports, expectations
+from tastemaker.files.percentages import percent
 from tastemaker.files.texts import encodable
 from tastemaker.learning.city96 import HIDDEN, layout
 from tastemaker.learning.version_metrics import ENOUGH_HELD_OUT, ExpectationCheck, SliceMetrics
@@ -33,7 +34,6 @@ from tastemaker.publishing.card_blocks import (
 from tastemaker.publishing.card_figures import (
     loss_curve,
     metrics_of,
-    percent,
     regression_to_the_mean,
     with_interval,
 )
@@ -89,7 +89,7 @@ def card_of(session: Session, settings: Settings, version: Version) -> Card:
     own = texts(project)
     if version.classes.numbers:
         return _class_card(session, settings, project, version, encoder, own)
-    report = expectations.check(session, version, frozen=True)
+    report = expectations.check(session, version)
     sections = [
         Section(2, "", (Words(_in_a_sentence(project, version, encoder)), *_note(version))),
         Section(2, "Design goals", _own_or(own["goals"], "The author has not written them yet.")),
@@ -115,7 +115,7 @@ def _class_card(
     own: dict[str, str],
 ) -> Card:  # fmt: skip
     """Of a classifier trained here: the same sections, those about scores told of classes."""
-    report = expectations.check(session, version, frozen=True)
+    report = expectations.check(session, version)
     known = [*_shown_by_slices(report), *class_report.caveats(version)]
     issues = (Bullets(tuple(known)),) if known else ()
     sections = [
@@ -183,7 +183,7 @@ def _stated(check: ExpectationCheck) -> str:
     if check.value is None or check.met is None:
         return f"{sentence} (no image to tell by)"
     verdict = "met" if check.met else "missed"
-    return f"{sentence} ({verdict}: {100 * check.value:.0f} % over {check.images} images)"
+    return f"{sentence} ({verdict}: {expectations.shown(check)} over {check.images} images)"
 
 
 def _shown_by_slices(report: expectations.Report) -> list[str]:
@@ -236,7 +236,7 @@ def _usecases(session: Session, project: Project, version: Version) -> tuple[Blo
             ),
             Table(
                 ("best", "score from"),
-                tuple((f"{top} %", f"{100 * spread.top(top):.1f} %") for top in predictions.TOPS),
+                tuple((f"{top} %", percent(spread.top(top), 1)) for top in predictions.TOPS),
             ),
             Words(f"The sheet {TOP_SHEET} beside this card shows the images it likes best."),
         ]

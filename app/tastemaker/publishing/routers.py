@@ -26,6 +26,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version
 from tastemaker.errors import Conflict, Invalid, NotFound, StorageFull, TastemakerError
 from tastemaker.files import is_bare_name, is_file, is_folder
+from tastemaker.files.json_text import json_text
 from tastemaker.files.texts import read_text
 from tastemaker.importing import archives
 from tastemaker.learning.checkpoints import sidecar_path
@@ -113,7 +114,7 @@ def make(
         [
             *(part for both in parts.values() for part in both),
             Part(CARD, _card(says, titles, encoder).encode()),
-            Part(MANIFEST, json.dumps(says.model_dump(), indent=2, ensure_ascii=False).encode()),
+            Part(MANIFEST, json_text(says.model_dump(), indent=2).encode()),
         ],
     )
     return Kept(folder, says)

@@ -11,6 +11,7 @@ from tastemaker import projects
 from tastemaker.config import Settings
 from tastemaker.database.tables import Image, Label, Prediction, Project, Version, VersionLabel
 from tastemaker.errors import NotFound
+from tastemaker.files.percentages import probability
 from tastemaker.pictures import contact_sheet
 from tastemaker.pictures.pictures import THUMB, thumb_path
 
@@ -138,7 +139,7 @@ def _tiles(
 
 def draw(settings: Settings, tiles: list[Tile], title: str, columns: int = 10) -> bytes:
     """A PNG of the tiles in rows of `columns`, each with its score; the thumbnails suffice."""
-    told = [(_thumbnail(settings, tile), f"{100 * tile.score:.0f} %") for tile in tiles]
+    told = [(_thumbnail(settings, tile), probability(tile.score)) for tile in tiles]
     return contact_sheet.draw(told, title, columns)
 
 

@@ -29,6 +29,7 @@ from tastemaker.errors import (
     TastemakerError,
 )
 from tastemaker.files import sync_folder, write_atomic
+from tastemaker.files.json_text import json_text
 from tastemaker.files.xmp import Packet, sidecars_beside
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.pictures.decode_pool import DecodePool
@@ -264,7 +265,7 @@ def _noted(kept: Path, number: int, sidecar: Path, before: bytes | None, after: 
 
 
 def _line(entry: Entry) -> str:
-    return json.dumps(asdict(entry), ensure_ascii=False)
+    return json_text(asdict(entry))
 
 
 def _put(sidecar: Path, content: bytes) -> None:

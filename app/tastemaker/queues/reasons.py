@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import assert_never
 
+from tastemaker.files.percentages import probability
 from tastemaker.live.live_model import Pick
 from tastemaker.scores.classes import ClassList
 
@@ -64,7 +65,7 @@ def _of_classes(pick: Pick, known: ClassList) -> str:
         return f"you said {label}, but what resembles it points to {told}"
     has = pick.label is not None and int(pick.label) >> (now[0][0] or 0) & 1
     said = f"you said {name}" if has else f"you did not say {name}"
-    return f"{said}; going by what resembles it that is {100 * share:.0f} % likely"
+    return f"{said}; going by what resembles it that is {probability(share)} likely"
 
 
 def mistaken(predicted: float | None, label: float | None) -> str:
@@ -80,7 +81,7 @@ def undecided(leading: list[tuple[str, float]]) -> str:
 
 
 def _shares(leading: list[tuple[str, float]]) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in leading)
+    return ", ".join(f"{name} {probability(share)}" for name, share in leading)
 
 
 def told_apart(predicted: str, label: str) -> str:

@@ -45,6 +45,7 @@ ORDERS = {
     "evidence": "what most speaks for a mistake",
     "confidence": "what the model is surest of",
 }
+IN_TWO_ORDERS = ("false-positives", "false-negatives")  # the others have the first alone
 LABELLED, SUSPECTED = 0, 1  # the parts of a list, one after the other
 
 
@@ -118,10 +119,12 @@ def known_review(kind: str, offered: Mapping[str, str] = REVIEWS | CLASS_REVIEWS
     return kind
 
 
-def known_order(order: str) -> str:
-    """`order`, if a list can have it. Raises `Invalid`."""
+def known_order(order: str, kind: str = IN_TWO_ORDERS[0]) -> str:
+    """`order`, if the list `kind` can have it. Raises `Invalid`."""
     if order not in ORDERS:
         raise Invalid(f"There is no order “{order[:40]}”.", f"Use {' or '.join(ORDERS)}.")
+    if kind not in IN_TWO_ORDERS and order != "evidence":
+        raise Invalid("This list has one order, by the evidence.", "Leave “order” out.")
     return order
 
 
@@ -147,7 +150,7 @@ def review(
     project has not.
     """
     known_review(kind, reviews_of(project))
-    known_order(order)
+    known_order(order, kind)
     live = live_model.read_live(settings, project.id)
     version = versions.active(session, project)
     request = QueueRequest(session, project, person, live)

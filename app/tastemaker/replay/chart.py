@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from tastemaker.files.percentages import percent
+
 WIDTH, HEIGHT, LEFT, TOP = 360, 220, 56, 44  # of a panel and of what surrounds it, in pixels
 PER_ROW = 4  # names in a row of the legend
 # Okabe & Ito 2008: told apart by every kind of colour vision, on white and on black.
@@ -102,7 +104,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 def _summary(report: dict[str, Any]) -> str:
     ends = "; ".join(
-        f"{name} {100 * own['error_at_threshold'][-1]:.1f} % and {own['mae'][-1]:.2f} points"
+        f"{name} {percent(own['error_at_threshold'][-1], 1)} and {own['mae'][-1]:.2f} points"
         for name, own in report["strategies"].items()
     )
     return f"Error at the threshold and mean error after {report['budget']} labels: {ends}."

@@ -10,7 +10,6 @@ The rater is a formula and is called so wherever its scores are shown.
 
 import importlib.util
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 
 from tastemaker.errors import Unavailable
 from tastemaker.files import write_atomic
+from tastemaker.files.json_text import json_text
 from tastemaker.sample.paintings import MOTIFS, Palette, paint
 
 COUNT = 420  # pictures of the whole library
@@ -182,7 +182,7 @@ def make_sample_library(
         path = folder / f"{stem}.jpg"
         write_atomic(path, _jpeg(picture))
         sidecar = {"tags": [subject, medium, shade], "source": plan.source}
-        write_atomic(path.with_suffix(".json"), json.dumps(sidecar).encode())
+        write_atomic(path.with_suffix(".json"), json_text(sidecar, ascii_only=True).encode())
         score = scripted_rater(picture, random)
         samples.append(Sample(path, plan.source, subject, medium, shade, score))
         if progress:

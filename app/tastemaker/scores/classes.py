@@ -21,6 +21,7 @@ from sqlmodel import Session, col, func, select
 from tastemaker import projects
 from tastemaker.database.tables import Label, Project, ProjectClass
 from tastemaker.errors import Conflict, Invalid
+from tastemaker.files.percentages import percent
 from tastemaker.files.texts import composed
 from tastemaker.projects import LabelRules
 
@@ -272,7 +273,7 @@ class ClassRatios:
         lines = [f"{self.images} images in dataset."]
         for name, count in [*self.counts, ("raw", self.raw)]:
             bars = "|" * int(40 * count / total) if total else ""
-            share = f"{100 * count / self.labelled:.0f} %" if self.labelled else ""
+            share = percent(count / self.labelled) if self.labelled else ""
             line = f"{name:<{width}} - {count:4d} {'' if name == 'raw' else share:>5} {bars}"
             lines.append(line.rstrip())
         return "\n".join(lines)

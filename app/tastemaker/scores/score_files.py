@@ -4,7 +4,6 @@ were given."""
 
 import csv
 import io
-import json
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
+from tastemaker.files.json_text import json_text
 from tastemaker.scores import classes
 from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 from tastemaker.scores.references import References
@@ -399,7 +399,7 @@ def score_bytes(
     a spreadsheet would run are made inert."""
     columns = columns or (list(rows[0]) if rows else COLUMNS)
     if ending == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        return "".join(json_text(row) + "\n" for row in rows).encode()
     if ending == ".parquet":
         out = io.BytesIO()
         whole = ("score", "bound")

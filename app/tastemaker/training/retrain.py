@@ -28,6 +28,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Unavailable
 from tastemaker.files import require_free_space
+from tastemaker.files.percentages import probability
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.recipes import Curve, recipe_named
@@ -136,7 +137,7 @@ def train_and_publish(
         for row, trust in zip(started, trained.trust, strict=False)
     ]
     for prior in lineage:
-        report.log(f"starts from {prior['name']}: trust {100 * prior['trust']:.0f} %")
+        report.log(f"starts from {prior['name']}: trust {probability(prior['trust'])}")
     learner.predict(transactions, group_names, report)
     report.stage("Measuring it")
     judgement = learner.judge(transactions)

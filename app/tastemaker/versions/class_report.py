@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tastemaker.database.tables import Version
+from tastemaker.files.percentages import percent, percent_range
 from tastemaker.files.texts import enumerated
 from tastemaker.learning.class_metrics import ClassFigures, ClassMetrics, ClassRecord
 from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE, Estimate
@@ -81,7 +82,7 @@ def headline(version: Version) -> str:
     always = measured.always_commonest
     beside = ""
     if always is not None:
-        beside = f"; always giving the commonest would be right for {100 * always:.0f} %"
+        beside = f"; always giving the commonest would be right for {percent(always)}"
     return f"It gets {what} right for {share}{beside}."
 
 
@@ -124,11 +125,9 @@ def caveats(version: Version) -> list[str]:
 
 def in_percent(estimate: Estimate) -> str:
     """“87 % (80–93 %)”."""
-    if estimate.value is None:
-        return "–"
-    text = f"{100 * estimate.value:.0f} %"
-    if estimate.low is not None and estimate.high is not None:
-        text += f" ({100 * estimate.low:.0f}–{100 * estimate.high:.0f} %)"
+    text = percent(estimate.value)
+    if estimate.value is not None and estimate.low is not None and estimate.high is not None:
+        text += f" ({percent_range(estimate.low, estimate.high)})"
     return text
 
 
@@ -136,12 +135,12 @@ def in_a_line(told: dict[str, Any]) -> str:
     """What `as_json` told, in a line: how good it is and on what that rests."""
     if told["accuracy"] is None:
         return "not measured yet"
-    line = f"accuracy {told['accuracy']:.0%}"
+    line = f"accuracy {percent(told['accuracy'])}"
     if told["accuracy_low"] is not None:
-        line += f" ({told['accuracy_low']:.0%}–{told['accuracy_high']:.0%})"
+        line += f" ({percent_range(told['accuracy_low'], told['accuracy_high'])})"
     line += f" on {told['accuracy_n']} {RESTS_ON[told['measured_on']]}"
     if told["always_commonest"] is not None:
-        line += f"; always the commonest: {told['always_commonest']:.0%}"
+        line += f"; always the commonest: {percent(told['always_commonest'])}"
     return line
 
 

@@ -7,7 +7,6 @@ predicted yet.
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Image, Prediction, Version
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.files import escape_formula
+from tastemaker.files.json_text import json_text
 from tastemaker.scores import classes
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import check_ending, read_rows, unknown_ending
@@ -88,7 +88,7 @@ def prediction_bytes(session: Session, version: Version, ending: str) -> bytes:
         pq.write_table(pa.Table.from_pylist(rows, schema), out)
         return out.getvalue()
     if ending == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        return "".join(json_text(row) + "\n" for row in rows).encode()
     if ending != ".csv":
         raise unknown_ending(Path(f"predictions{ending}"))
     text = io.StringIO(newline="")

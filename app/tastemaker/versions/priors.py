@@ -28,6 +28,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.database.tables.versions import PriorLine
 from tastemaker.encoding.encoder_names import canonical
+from tastemaker.files import percentages
 from tastemaker.learning.lines import followed
 from tastemaker.learning.prior import Prior, Trust
 
@@ -222,7 +223,8 @@ def trust_in_words(probability: float | None, slope: float | None) -> str:
     if probability is None:
         return ""
     turned = ", turned round" if slope is not None and slope < 0 else ""
-    return f"trust {100 * probability:.0f}\u202f%{turned}"
+    told = percentages.probability(probability).replace(" ", "\u202f")
+    return f"trust {told}{turned}"
 
 
 def loss_in_words(line_error: float | None) -> str:

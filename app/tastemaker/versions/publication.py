@@ -8,7 +8,6 @@ under the same `made_by` picks up the same number and ends the same way.
 """
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -43,6 +42,7 @@ from tastemaker.files import (
     sync_folder,
     write_atomic,
 )
+from tastemaker.files.json_text import json_text
 from tastemaker.learning.checkpoints import Tensors, load_checkpoint, save_checkpoint, sidecar
 from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.prior import Trust
@@ -276,7 +276,7 @@ def _write_file(
         temporary.unlink()
     write_atomic(
         registry.config_path(settings, version),
-        json.dumps(config, indent=2, ensure_ascii=False).encode(),
+        json_text(config, indent=2).encode(),
     )
     if head.original is not None:
         write_atomic(registry.original_path(settings, version), head.original.read_bytes())

@@ -4,7 +4,6 @@ measured it (`holdout`), and those that did neither (`aside`)."""
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from sqlmodel import Session, col, func, select
 
 from tastemaker.database.tables import Image, ImagePath, Version, VersionLabel
 from tastemaker.files import escape_formula
+from tastemaker.files.json_text import json_text
 from tastemaker.versions.publication import Side
 
 COLUMNS = ("sha256", "path", "score", "side", "fold")
@@ -83,4 +83,4 @@ def as_csv(session: Session, version: Version) -> str:
 
 
 def as_jsonl(session: Session, version: Version) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(session, version))
+    return "".join(json_text(row) + "\n" for row in rows(session, version))

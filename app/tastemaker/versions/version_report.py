@@ -21,6 +21,7 @@ from tastemaker.database.tables import (
     ProjectCollection,
     Version,
 )
+from tastemaker.files.percentages import percent
 from tastemaker.files.texts import enumerated
 from tastemaker.learning.class_metrics import ClassRecord
 from tastemaker.learning.version_metrics import (
@@ -188,7 +189,7 @@ def calibration_sentence(version: Version) -> str:
         key=abs,
     )
     verdict = "well calibrated" if abs(off) <= 2 else "too wide" if off > 0 else "too narrow"
-    parts = [f"{level}{SPACE}% intervals contain {100 * share:.0f}{SPACE}%"
+    parts = [f"{level}{SPACE}% intervals contain {percent(share)}"
              for level, share in sorted(shares.items())]  # fmt: skip
     return f"Prediction intervals are {verdict}: {enumerated(parts)} of the labels."
 
@@ -274,7 +275,7 @@ def _shares_in_words(share: float | None) -> str:
         return ", and a linear head (ridge) beside it in the same file"
     return (
         ", and a linear head (ridge) beside it in the same file: of the logit, "
-        f"{share:.0%} is the network's and {1 - share:.0%} the linear head's".replace("%", " %")
+        f"{percent(share)} is the network's and {percent(1 - share)} the linear head's"
     )
 
 
