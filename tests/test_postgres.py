@@ -195,11 +195,10 @@ def test_scores_of_many_images_hold_them_at_once_and_not_one_after_the_other(
         person = session.exec(select(Annotator).where(Annotator.name == "Ada")).one()
         project = session.get_one(Project, project_id)
         event.listen(engine, "before_cursor_execute", note)
-        written = scores.record_many(
-            session, project, person, [(image_id, 7) for image_id in ids], origin="library"
-        )
+        given = [scores.Given(image_id, person.id, 7) for image_id in ids]
+        written = scores.record_many(session, project, given, origin=scores.Origin.LIBRARY)
         event.remove(engine, "before_cursor_execute", note)
-    assert written == 12 and sorted(held) == ["image", "project"]
+    assert written == [True] * 12 and sorted(held) == ["image", "project"]
 
 
 def test_two_web_processes_answer_the_same_key_with_one_event(

@@ -27,6 +27,7 @@ from tastemaker.scores.offers import Offer
 from tastemaker.scores.offers import sign as sign_offer
 from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import (
+    Given,
     parse_score,
     parse_value,
     record,
@@ -37,6 +38,7 @@ from tastemaker.scores.recording import (
 )
 
 __all__ = [
+    "Given",
     "Offer",
     "Origin",
     "Recorded",

@@ -15,13 +15,21 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from more_itertools import first
+from more_itertools import chunked, first
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
-from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
+from tastemaker.database.statements import insert_missing
+from tastemaker.database.tables import (
+    Annotator,
+    CollectionImage,
+    Image,
+    Project,
+    ScoreEvent,
+    in_utc,
+)
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
 from tastemaker.scores import classes
@@ -40,6 +48,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 SCORE_COLUMNS = ("score", "rating", "stars")
 NAMES_OF_CLASSES = ("class", "label", "tags", "score")
+IDS_PER_QUERY = 5_000
 SHOWN = 10  # rows of a preview
 MOST_TOLD = 200  # bad rows of different kinds in one answer
 
@@ -230,7 +239,7 @@ def _good_rows(
 ) -> list[GoodRow]:
     """The rows that can be recorded; the others are told, with all that was found."""
     good: list[GoodRow] = []
-    for row in rows:
+    for row in references.ahead(rows, lambda row: [_cell(row, reading.image)]):
         try:
             good.append(_read(row, references, reading, told))
         except TastemakerError as error:
@@ -280,19 +289,15 @@ def _record(
         name: projects.annotator(session, name, proxy=name in (projects.IMPORTED, OTHER_PROGRAMS))
         for name in {row.person for row in good}
     }
-    for image_id in {row.image_id for row in good}:
-        _join(session, project, image_id)
-    for row in good:
-        person = people[row.person]
-        written = scores.record_many(
-            session, project, person, [(row.image_id, row.value)], origin=scores.Origin.IMPORT,
-            kind=kind, group=group, at=row.at,
-        )  # fmt: skip
-        key = (row.image_id, person.id)
-        told.overruled += latest.setdefault(key, row.value) != row.value
-        latest[key] = row.value
-        told.recorded += written
-        told.unchanged += not written
+    _join(session, project, sorted({row.image_id for row in good}))
+    given = [scores.Given(r.image_id, people[r.person].id, r.value, kind, r.at) for r in good]
+    written = scores.record_many(session, project, given, origin=scores.Origin.IMPORT, group=group)
+    for one in given:
+        key = (one.image_id, one.annotator_id)
+        told.overruled += latest.setdefault(key, one.value) != one.value
+        latest[key] = one.value
+    told.recorded += sum(written)
+    told.unchanged += len(written) - sum(written)
 
 
 def _given(cell: Any) -> bool:
@@ -332,13 +337,19 @@ def refused(
     return BadRows(message, " ".join(way for way in ways if way), told.bad)
 
 
-def _join(session: Session, project: Project, image_id: int) -> None:
-    """Put an image into the project, unless it is in it or was taken out of it."""
+def _join(session: Session, project: Project, image_ids: Sequence[int]) -> None:
+    """Put images into the project, except those that are in it or were taken out of it."""
     member = projects.is_member(project.id, col(Image.id), projects.ANY_ROLE, removed_too=True)
-    if session.exec(select(Image.id).where(Image.id == image_id, member)).first() is None:
+    outside = [
+        image_id
+        for some in chunked(image_ids, IDS_PER_QUERY)
+        for image_id in session.exec(select(Image.id).where(col(Image.id).in_(some), ~member))
+    ]
+    if outside:
         scored = images.collection_named(session, f"{project.name}: imported scores"[:100])
         projects.add_collection(session, project, scored)
-        images.put_in_collection(session, scored.id, image_id)
+        rows = [{"collection_id": scored.id, "image_id": image_id} for image_id in outside]
+        insert_missing(session, CollectionImage, rows)
 
 
 def moment(text: Any) -> datetime | None:
