@@ -35,6 +35,7 @@ from tastemaker.scores.recording import (
     record_many,
     undo,
     undo_group,
+    undo_recorded,
 )
 
 __all__ = [
@@ -67,5 +68,6 @@ __all__ = [
     "standing_events",
     "undo",
     "undo_group",
+    "undo_recorded",
     "values_of",
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from sqlmodel import Session, and_, col, func, select
 
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
 
+TABLE = "table:"  # how the groups of scores out of tables begin: then the table
+
 _Inverse: Any = aliased(ScoreEvent)
 
 
@@ -67,10 +69,13 @@ def newest_of(
 
 
 def newest_undoable(session: Session, project: Project, person: Annotator) -> ScoreEvent | None:
-    """The newest event of this person that stands: what `undo` takes back."""
+    """The newest event of this person that stands: what `undo` takes back. What came out of a table
+    is none: the table is taken back where it was brought in, and no key press reaches that far."""
+    of_a_table = func.coalesce(ScoreEvent.event_group, "").startswith(TABLE)
     newest: ScoreEvent | None = session.exec(
         standing_events()
         .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
+        .where(~of_a_table)
         .order_by(col(ScoreEvent.id).desc())
         .limit(1)
     ).first()

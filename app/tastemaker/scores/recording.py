@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from more_itertools import chunked
-from sqlmodel import Session
+from sqlmodel import Session, col
 
 from tastemaker.database.tables import Annotator, Project, ScoreEvent, TestRun, in_utc, now
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
@@ -294,6 +294,20 @@ def undo_group(session: Session, project: Project, person: Annotator, group: str
     together = _of_group(session, project.id, person.id, group)
     hold(session, project.id, [event.image_id for event in together])
     together = _of_group(session, project.id, person.id, group)  # nobody takes it back any more
+    return len(_take_back(session, project, together, {}))
+
+
+def undo_recorded(session: Session, project: Project, group: str, ids: range) -> int:
+    """Take back what still stands of a group that was recorded for whoever it names, of the events
+    with these ids. Returns how many that were."""
+    of_these = standing_events().where(
+        ScoreEvent.project_id == project.id,
+        col(ScoreEvent.id).between(ids.start, ids.stop - 1),
+        ScoreEvent.event_group == group,
+    )
+    together = list(session.exec(of_these))
+    hold(session, project.id, [event.image_id for event in together])
+    together = list(session.exec(of_these))  # nobody takes it back any more
     return len(_take_back(session, project, together, {}))
 
 

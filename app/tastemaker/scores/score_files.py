@@ -32,7 +32,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
-from tastemaker.scores import classes
+from tastemaker.scores import classes, imported_tables
 from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
@@ -102,8 +102,9 @@ class ImportedScores:
     """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
     later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
     value found, as it is in the file, and whether any lies `between` two whole numbers; how many
-    images were found by how their paths end; how many answers name no person (`nameless`). Of a
-    preview, the first rows are `shown`."""
+    images were found by how their paths end; how many answers name no person (`nameless`); the
+    number under which the `table` is taken back, 0 with nothing recorded. Of a preview, the first
+    rows are `shown`."""
 
     recorded: int = 0
     unchanged: int = 0
@@ -113,6 +114,7 @@ class ImportedScores:
     between: bool = False
     by_ending: int = 0
     nameless: int = 0
+    table: int = 0
     bad: list[BadRow] = field(default_factory=list)
     shown: list[ShownRow] = field(default_factory=list)
 
@@ -153,14 +155,15 @@ def import_scores(
     columns: ColumnNames = ColumnNames(),
     preview: bool = False,
     as_hints: bool = False,
+    called: str = "",
 ) -> ImportedScores:
     """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
     `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
     people apart; `scored_at`, where it is given, is kept as the time of the score. Scores are on
     0–10 unless a `scale` says otherwise. An image of the library that is not in the project joins
     it, in a collection of its own. A `preview` records nothing and shows the first rows.
-    `as_hints`, the scores are another program's marks: nobody's, no labels, and taken back like
-    stars."""
+    `as_hints`, the scores are another program's marks: nobody's, and no labels. What was recorded
+    is taken back as one (`imported_tables`), under the name of the file, or what it is `called`."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(
@@ -189,7 +192,7 @@ def import_scores(
         project = projects.get(session, project.id)
         if as_hints:
             good = [row._replace(person=OTHER_PROGRAMS) for row in good]
-        _record(session, project, good, told, RATED if as_hints else "set")
+        _record(session, project, good, told, RATED if as_hints else "set", called or file.name)
     return told
 
 
@@ -281,9 +284,12 @@ def _read(row: Row, references: References, reading: Reading, told: ImportedScor
 
 
 def _record(
-    session: Session, project: Project, good: list[GoodRow], told: ImportedScores, kind: str
-) -> None:
-    group = f"{RECORDING}table-{secrets.token_hex(8)}:0" if kind == RATED else None
+    session: Session, project: Project, good: list[GoodRow], told: ImportedScores, kind: str,
+    called: str,
+) -> None:  # fmt: skip
+    hints = f"{RECORDING}table-{secrets.token_hex(8)}:0" if kind == RATED else None
+    table = imported_tables.begin(session, project, called, group=hints)
+    group = table.payload["group"]
     latest: dict[tuple[int, int], int] = {}
     people = {
         name: projects.annotator(session, name, proxy=name in (projects.IMPORTED, OTHER_PROGRAMS))
@@ -296,6 +302,8 @@ def _record(
         key = (one.image_id, one.annotator_id)
         told.overruled += latest.setdefault(key, one.value) != one.value
         latest[key] = one.value
+    new = [one.image_id for one, is_new in zip(given, written, strict=True) if is_new]
+    told.table = imported_tables.finish(session, project, table, new)
     told.recorded += sum(written)
     told.unchanged += len(written) - sum(written)
 
