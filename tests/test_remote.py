@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -330,6 +331,56 @@ def test_a_connection_that_breaks_is_tried_again_with_growing_waits_for_what_is_
     store.client.put_object(Bucket=BUCKET, Key="breaks/x.tar", Body=content[::-1] + b"!")
     with pytest.raises(TastemakerError, match="was changed while it was read"):
         opened.copy(file, tmp_path / "copy", remote.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint"),
+    [
+        ("http://nowhere.invalid/a.tar", ""),
+        ("s3://pictures/a.tar", "http://nowhere.invalid"),
+        ("s3://pictures/a.tar", ""),  # of Amazon, whose region is asked for first
+    ],
+    ids=["web", "endpoint", "bucket"],
+)
+def test_the_name_of_a_host_that_nobody_knows_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, store: Store, address: str, endpoint: str
+) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    waited: list[float] = []
+    monkeypatch.setattr(remote, "pause", lambda seconds, stopped: waited.append(seconds))
+    monkeypatch.setattr(remote, "_answered", set())
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    parsed = parse(address)
+    with pytest.raises(TastemakerError, match="nobody knows the name of its host") as told:
+        remote.store_of(parsed).facts(parsed)
+    assert not waited and ("AWS_ENDPOINT_URL" in told.value.hint) == (parsed.scheme == "s3")
+    assert told.value.__cause__ is None and told.value.__context__ is None
+
+
+def test_a_host_that_answered_before_and_is_not_found_for_a_while_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path
+) -> None:
+    pictures.write(tmp_path / "b" / "x.tar", b"content")
+    store.put(tmp_path / "b", "found")
+    store.client.put_object_acl(Bucket=BUCKET, Key="found/x.tar", ACL="public-read")
+    address = parse(f"{store.url}/{BUCKET}/found/x.tar")
+    web = remote.store_of(address)
+    assert web.facts(address) is not None
+    real, left, waited = socket.getaddrinfo, [2], []
+
+    def away(*asked: Any, **more: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(*asked, **more)
+
+    monkeypatch.setattr(remote, "pause", lambda seconds, stopped: waited.append(seconds))
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    assert remote.store_of(address).facts(address) is not None
+    assert waited == [1.0, 4.0]
 
 
 def test_a_file_that_cannot_be_had_or_has_changed_is_read_alone_by_the_next_run(

@@ -10,6 +10,7 @@ A connection that breaks is tried again, and goes on where it broke as far as th
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -81,16 +82,28 @@ def pause(seconds: float, stopped: Event) -> None:
     stopped.wait(seconds)
 
 
+class NoHost(Unavailable):
+    """Nobody knows the name of the host."""
+
+
+_answered: set[tuple[str, str]] = set()  # hosts and buckets that this process has had something of
+
+
 def tried(call: Callable[[], T], address: Address, stopped: Event = NEVER) -> T:
-    """What the call gives, tried again where a connection breaks. Raises what happened in words:
-    nothing of the error itself is told, or kept as its cause, for it may hold a signed query."""
-    waits = iter(WAITS)
+    """What the call gives, tried again where a connection breaks; not where the name of a host that
+    never answered is unknown, which is mistyped. Raises what happened in words: nothing of the
+    error itself is told, or kept as its cause, for it may hold a signed query."""
+    waits, host = iter(WAITS), (address.scheme, address.path.partition("/")[0])
     while True:
         try:
-            return call()
+            given = call()
         except (OSError, pa.ArrowException, httpx.HTTPError, httpx.InvalidURL) as error:
             told, wait = in_words(error, address), next(waits, None)
-        if wait is None or stopped.is_set() or not isinstance(told, Unavailable):
+        else:
+            _answered.add(host)
+            return given
+        mistyped = isinstance(told, NoHost) and host not in _answered
+        if wait is None or stopped.is_set() or mistyped or not isinstance(told, Unavailable):
             raise told
         pause(wait, stopped)
 
@@ -131,9 +144,26 @@ def in_words(error: Exception, address: Address) -> TastemakerError:
             )
         if "HTTP status 301" in told:
             return Invalid(f"The bucket “{bucket}” lies in another region.", "Set AWS_REGION.")
+    if _is_no_host(error):
+        endpoint = " and AWS_ENDPOINT_URL" if address.scheme == S3 else ""
+        return NoHost(
+            f"{address} cannot be read: nobody knows the name of its host.",
+            f"Check how the address{endpoint} {'are' if endpoint else 'is'} spelt, and the "
+            "connection to the network.",
+        )
     return Unavailable(
         f"{address} cannot be read: {_why(error, told)}.", "Run it again when the server answers."
     )
+
+
+def _is_no_host(error: BaseException | None) -> bool:
+    """Whether the name of a host could not be found: what looked for it is told by what it caused,
+    and by curl, whose numbers 5 and 6 are these."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) or re.search(r"curlCode: [56]\b", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _of_status(status: int, address: Address) -> TastemakerError:
@@ -158,7 +188,7 @@ def _why(error: Exception, told: str) -> str:
         return str(error)
     if isinstance(error, httpx.TimeoutException) or "timed out" in told.lower():
         return "the server does not answer in time"
-    if isinstance(error, httpx.ConnectError) or re.search(r"curlCode: [67]\b", told):
+    if isinstance(error, httpx.ConnectError) or re.search(r"curlCode: 7\b", told):
         return "there is no server, or no way to it"
     if "NETWORK_CONNECTION" in told or isinstance(error, httpx.TransportError):
         return "the connection broke"
@@ -188,7 +218,12 @@ class _Bucket:
                 "Install it from PyPI: pip install --force-reinstall pyarrow.",
             ) from None
         if not endpoint and not region:
-            region = tried(lambda: str(region_of(bucket)), self._root)
+
+            def asked() -> str:  # pyarrow asks several times before it says that nobody knows it
+                socket.getaddrinfo(f"{bucket}.s3.us-east-1.amazonaws.com", 443)
+                return str(region_of(bucket))
+
+            region = tried(asked, self._root)
         self._fs: Any = client(
             endpoint_override=endpoint or None, region=region, request_timeout=SECONDS,
             connect_timeout=CONNECT_SECONDS,
