@@ -202,16 +202,19 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     rows = [(known[0], 3, "me"), (known[0], 8, "=evil()"), (known[1], 0, "me"), (known[4], 10, "")]
     lines = "".join(f"{sha},{score},{name}\n" for sha, score, name in rows)
     write(tmp_path / "in.csv", ("\ufeffsha256,score,annotator\n" + lines).encode())
-    assert run("scores", "import", "in.csv", "-p", "P", "--json").json == {
+    told = run("scores", "import", "in.csv", "-p", "P", "--json").json
+    assert told.pop("table") > 0 and told == {
         "recorded": 4, "unchanged": 0, "overruled": 0, "lowest": 0, "highest": 10, "by_ending": 0,
         "nameless": 0, "between": False, "bad": [], "shown": [],
     }  # fmt: skip
-    assert run("scores", "import", "in.csv", "-p", "P", "--json").json["unchanged"] == 4
+    again = run("scores", "import", "in.csv", "-p", "P", "--json").json
+    assert (again["unchanged"], again["table"]) == (4, 0)
     twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"
     write(tmp_path / "twice.csv", ("sha256,score,annotator\n" + twice).encode())
     run("project", "create", "Twice")
     told = run("scores", "import", "twice.csv", "-p", "Twice")
     assert "7 scores recorded" in told.out
+    assert "To take them back: tastemaker scores tables Twice --undo" in told.out
     assert "1 score contradicts a later row for the same image" in told.err
     with sessions.reading(library) as session:
         twice_id = projects.by_name(session, "Twice").id
@@ -235,6 +238,23 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
         for one, other in zip(as_json, again, strict=True):
             for key in ("sha256", "path", "score", "annotator"):
                 assert one[key] == other[key]
+
+
+def test_a_table_is_listed_and_taken_back_by_its_number(
+    run: Run, library: Any, tmp_path: Path
+) -> None:
+    assert "No table of scores" in run("scores", "tables", "P").out
+    (tmp_path / "mine.csv").write_text(f"sha256,score\n{hashes(library)[0]},3\n")
+    table = run("scores", "import", "mine.csv", "-p", "P", "--json").json["table"]
+    (listed,) = run("scores", "tables", "-p", "P", "--json").json
+    assert (listed["id"], listed["file"], listed["recorded"]) == (table, "mine.csv", 1)
+    assert "mine.csv  1 score" in run("scores", "tables", "P").out
+    fails(run("scores", "tables", "P", "--undo", str(table + 1)), "no such imported table")
+    assert run("scores", "tables", "P", "--undo", str(table)).out == "1 taken back.\n"
+    again = run("scores", "tables", "P", "--undo", str(table), "--json").json
+    assert again == {"undone": 0, "corrected": 0}
+    assert "1 score, taken back" in run("scores", "tables", "P").out
+    assert run("scores", "export", "-p", "P", "--json").json == []
 
 
 @pytest.mark.parametrize(

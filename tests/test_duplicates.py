@@ -44,7 +44,8 @@ def home(tmp_path: Path) -> Iterator[Trained]:
         scores.undo(session, project, ada)
         scores.record(session, project, 3, ada, "skip")
         scores.record(session, project, 4, ada, "flag", note="is this a drawing?")
-        scores.record_many(session, project, me, [(5, 1), (6, 1)], origin="library", group="g")
+        scored = [scores.Given(image_id, me.id, 1) for image_id in (5, 6)]
+        scores.record_many(session, project, scored, origin=scores.Origin.LIBRARY, group="g")
         first = comparisons.record(session, project, me, 1, 2, "first")
         comparisons.undo(session, project, me)
         comparisons.record(session, project, me, 1, 3, "second")
@@ -155,8 +156,9 @@ def test_five_thousand_events_are_copied_in_their_order(home: Trained) -> None:
     with writing(home.engine) as session:
         project, me = home.project(session), projects.annotator(session, "me")
         for value in range(60):
-            pairs = [(image_id, value % 11) for image_id in range(1, 81) if image_id != 7]
-            scores.record_many(session, project, me, pairs, origin="library")
+            ids = [image_id for image_id in range(1, 81) if image_id != 7]
+            given = [scores.Given(image_id, me.id, value % 11) for image_id in ids]
+            scores.record_many(session, project, given, origin=scores.Origin.LIBRARY)
         scores.undo(session, project, me)
         copy = duplicate_project(session, project, "Long")
         assert scores.histogram(session, copy) == scores.histogram(session, project)

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy.exc import InternalError
 from sqlmodel import Session, delete, func, select
 from trained_world import open_trained, trained_home
 from web_world import client_of, drawn
@@ -117,6 +118,29 @@ def waits_for(first: Session, act: Future[Any]) -> None:
     act.result(20)
 
 
+def test_a_reading_session_sees_one_state_and_writes_nothing_while_others_write_on(
+    engine: Engine,
+) -> None:
+    project_id, (first, second) = project_of(engine, "Snapshot", 2)
+    events = select(func.count()).where(ScoreEvent.project_id == project_id)
+    labelled = select(func.count()).where(Label.project_id == project_id)
+    with sessions.writing(engine) as session:
+        record(session, project_id, first, "Ada", 4)
+    with sessions.reading(engine) as reader:
+        assert reader.exec(events).one() == 1
+        with sessions.writing(engine) as session:  # READ COMMITTED, as ever: it sees what came
+            record(session, project_id, second, "Ada", 6)
+            assert session.exec(events).one() == 2
+        assert reader.exec(events).one() == reader.exec(labelled).one() == 1
+        with pytest.raises(InternalError, match="read-only transaction"):
+            projects.annotator(reader, "Nobody yet")
+    with sessions.reading(engine) as reader:
+        assert reader.exec(events).one() == reader.exec(labelled).one() == 2
+    with sessions.writing(engine) as session:  # on a connection that a reader has had
+        assert session.exec(text("SHOW transaction_isolation")).one()[0] == "read committed"
+        assert session.exec(text("SHOW transaction_read_only")).one()[0] == "off"
+
+
 def test_of_two_people_on_one_image_the_label_knows_both(
     engine: Engine, settings: Settings
 ) -> None:
@@ -171,11 +195,10 @@ def test_scores_of_many_images_hold_them_at_once_and_not_one_after_the_other(
         person = session.exec(select(Annotator).where(Annotator.name == "Ada")).one()
         project = session.get_one(Project, project_id)
         event.listen(engine, "before_cursor_execute", note)
-        written = scores.record_many(
-            session, project, person, [(image_id, 7) for image_id in ids], origin="library"
-        )
+        given = [scores.Given(image_id, person.id, 7) for image_id in ids]
+        written = scores.record_many(session, project, given, origin=scores.Origin.LIBRARY)
         event.remove(engine, "before_cursor_execute", note)
-    assert written == 12 and sorted(held) == ["image", "project"]
+    assert written == [True] * 12 and sorted(held) == ["image", "project"]
 
 
 def test_two_web_processes_answer_the_same_key_with_one_event(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,11 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry
 from web_world import make_world
 
-from tastemaker.errors import Invalid, TastemakerError
+import tastemaker
+from tastemaker.encoding.encoder_specs import BUNDLED
+from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files.addresses import Address, is_address, local_path, parse, shown
-from tastemaker.filtering import fetched, remote
+from tastemaker.filtering import fetched, remote, stores
 from tastemaker.filtering.manifests import MANIFEST
 from tastemaker.filtering.remote_sources import open_source
 from tests import pictures
@@ -46,7 +52,7 @@ def store(served: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     served.reset()
     for name, value in access(served).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "PIECE", 2**12)
+    monkeypatch.setattr(stores, "PIECE", 2**12)
     monkeypatch.setattr(remote, "pause", lambda seconds, stopped: None)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -317,7 +323,7 @@ def test_a_connection_that_breaks_is_tried_again_with_growing_waits_for_what_is_
     monkeypatch.setattr(remote, "pause", lambda seconds, stopped: waited.append(seconds))
     monkeypatch.setattr(remote, "CONNECTIONS", 1)
     address = parse(f"s3://{BUCKET}/breaks/x.tar")
-    opened = remote.store_of(address)
+    opened = stores.store_of(address)
     file = opened.facts(address)
     assert file is not None and file.size == len(content)
     store.broken["breaks/x.tar"] = 3
@@ -330,6 +336,56 @@ def test_a_connection_that_breaks_is_tried_again_with_growing_waits_for_what_is_
     store.client.put_object(Bucket=BUCKET, Key="breaks/x.tar", Body=content[::-1] + b"!")
     with pytest.raises(TastemakerError, match="was changed while it was read"):
         opened.copy(file, tmp_path / "copy", remote.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint"),
+    [
+        ("http://nowhere.invalid/a.tar", ""),
+        ("s3://pictures/a.tar", "http://nowhere.invalid"),
+        ("s3://pictures/a.tar", ""),  # of Amazon, whose region is asked for first
+    ],
+    ids=["web", "endpoint", "bucket"],
+)
+def test_the_name_of_a_host_that_nobody_knows_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, store: Store, address: str, endpoint: str
+) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    waited: list[float] = []
+    monkeypatch.setattr(remote, "pause", lambda seconds, stopped: waited.append(seconds))
+    monkeypatch.setattr(remote, "_answered", set())
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    parsed = parse(address)
+    with pytest.raises(TastemakerError, match="nobody knows the name of its host") as told:
+        stores.store_of(parsed).facts(parsed)
+    assert not waited and ("AWS_ENDPOINT_URL" in told.value.hint) == (parsed.scheme == "s3")
+    assert told.value.__cause__ is None and told.value.__context__ is None
+
+
+def test_a_host_that_answered_before_and_is_not_found_for_a_while_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, store: Store, tmp_path: Path
+) -> None:
+    pictures.write(tmp_path / "b" / "x.tar", b"content")
+    store.put(tmp_path / "b", "found")
+    store.client.put_object_acl(Bucket=BUCKET, Key="found/x.tar", ACL="public-read")
+    address = parse(f"{store.url}/{BUCKET}/found/x.tar")
+    web = stores.store_of(address)
+    assert web.facts(address) is not None
+    real, left, waited = socket.getaddrinfo, [2], []
+
+    def away(*asked: Any, **more: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(*asked, **more)
+
+    monkeypatch.setattr(remote, "pause", lambda seconds, stopped: waited.append(seconds))
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    assert stores.store_of(address).facts(address) is not None
+    assert waited == [1.0, 4.0]
 
 
 def test_a_file_that_cannot_be_had_or_has_changed_is_read_alone_by_the_next_run(
@@ -454,7 +510,9 @@ def odd(tmp_path: Path, store: Store) -> Store:
         ("s3://pictures//a.tar", "s3://pictures//a.tar is no address that can be asked for."),
         ("s3://pictures/\udc80.tar", "is not in UTF-8"),
         ("file:///a.tar", "Nothing here reads file:// addresses. Known are s3://"),
-        ("gs://pictures/a.tar", "Nothing here reads gs:// addresses. Known are s3://"),
+        ("gs://pictures/a.tar", "gs:// addresses need the package gcsfs, which is not installed"),
+        ("az://pictures/a.tar", "az:// addresses need the package adlfs, which is not installed"),
+        (f"gs://me:{SECRET}@pictures/a.tar", "a name and a password in it is not taken"),
         (f"s3://AKIA:{SECRET}@pictures/a.tar", "a name and a password in it is not taken"),
         (f"s3://AKIA:a/{SECRET}@pictures/a.tar", "a name and a password in it is not taken"),
         (f"https://me:{SECRET}@example.org/a.tar", "a name and a password in it is not taken"),
@@ -490,7 +548,16 @@ def test_without_credentials_what_is_public_is_read_and_what_is_not_is_told(
         ("import", "ADDRESS"),
         ("import", "P", "ADDRESS"),
         ("import-embeddings", "P", "ADDRESS"),
-        ("embed", "ADDRESS", "--encoder", "E", "--out", "o.npz"),
+        ("score", "x.npy", "--model", "HEAD", "--embeddings-out", "ADDRESS"),
+        ("score", "x.npy", "--model", "HEAD", "--sheet", "ADDRESS"),
+        ("embed", "in", "--encoder", "E", "--out", "ADDRESS"),
+        ("restore", "ADDRESS"),
+        ("versions", "export", "P", "v1.0", "ADDRESS"),
+        ("versions", "predictions", "P", "v1.0", "--from", "ADDRESS"),
+        ("scores", "export", "P", "--out", "ADDRESS"),
+        ("scores", "folders", "P", "ADDRESS"),
+        ("project", "create", "New", "--start-from", "ADDRESS.safetensors"),
+        ("replay", "ADDRESS"),
         ("versions", "import", "P", "ADDRESS"),
         ("scores", "import", "P", "ADDRESS"),
         ("backup", "ADDRESS"),
@@ -502,10 +569,112 @@ def test_other_commands_and_outputs_say_what_does_take_an_address(
     tmp_path: Path, run: Run, head: Path, vectors: Path, words: tuple[str, ...]
 ) -> None:
     (tmp_path / "x.npy").write_bytes(vectors.read_bytes())
-    given = {"ADDRESS": f"s3://AKIA:{SECRET}@pictures/x", "HEAD": head}
-    said = run(*(given.get(word, word) for word in words))
-    fails(said, "s3://… lies on another machine", "only `tastemaker score` reads from addresses")
+    run("project", "create", "P")
+    address = f"s3://AKIA:{SECRET}@pictures/x"
+    given = {"HEAD": head}
+    said = run(*(given.get(word, word.replace("ADDRESS", address)) for word in words))
+    fails(said, "s3://… lies on another machine", "only `tastemaker score` and `embed --out`, and")
     assert SECRET not in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("embed", "ADDRESS"), ("train", "ADDRESS"), ("project", "show", "ADDRESS"),
+        ("project", "create", "New", "--start-from", "ADDRESS"), ("stats", "-p", "ADDRESS"),
+        ("versions", "list", "ADDRESS"), ("import", "in", "-p", "ADDRESS"),
+        ("audit", "list", "ADDRESS"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_address_where_a_project_is_meant_is_told_as_one(
+    run: Run, words: tuple[str, ...]
+) -> None:
+    address = f"s3://AKIA:{SECRET}@pictures/x"
+    said = run(*(word.replace("ADDRESS", address) for word in words))
+    fails(said, "s3://… is the address of something on another machine, and no project")
+    assert SECRET not in said.err
+
+
+@pytest.mark.slow(6)
+def test_pictures_behind_an_address_are_embedded_into_a_file_and_so_are_archives_here(
+    tmp_path: Path, store: Store, run: Run
+) -> None:
+    shards = shards_in(tmp_path / "shards")
+    address = store.put(shards, "embedded")
+    for source, name in ((address, "far.npz"), (shards, "near.npz"), (shards / "001.tar", "1.npz")):
+        said = run("embed", source, "--encoder", BUNDLED, "--out", name, "--json")
+        assert said.json["skipped"] == 0, said
+    far, near, one = (np.load(tmp_path / name) for name in ("far.npz", "near.npz", "1.npz"))
+    assert list(far["paths"]) == [f"00{s}.tar/{s}{n}.png" for s in range(3) for n in range(2)]
+    for key in ("paths", "embeddings"):
+        assert np.array_equal(far[key], near[key]) and np.array_equal(far[key][2:4], one[key])
+    vectors = store.put(vectors_in(tmp_path / "v", range(1)), "has")
+    refused = run("embed", vectors, "--encoder", BUNDLED, "--out", "no.npz")
+    fails(refused, "holds embeddings, which need no encoder any more")
+    store.refused.add("embedded/001.tar")
+    fails(run("embed", address, "--encoder", BUNDLED, "--out", "no.npz"), "does not let")
+    assert not (tmp_path / "no.npz").exists()
+
+
+@pytest.mark.slow(4)
+def test_a_loaded_head_scores_pictures_behind_addresses(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = tastemaker.load(bundled_head(tmp_path / "bundled.safetensors", 0))
+    for n in range(2):
+        pictures.write(tmp_path / "p" / f"{n}.png", pictures.encoded(pictures.scene(seed=n)))
+    at = store.put(tmp_path / "p", "singles")
+    here = [scorer.score(tmp_path / "p" / f"{n}.png") for n in range(2)]
+    assert here[0] != here[1]
+    assert scorer.score(f"{at}/0.png") == here[0]
+    mixed = [f"{at}/1.png", tmp_path / "p" / "0.png", f"{at}/gone.png"]
+    values = scorer.score(mixed, errors="skip")
+    assert list(values[:2]) == pytest.approx([here[1], here[0]]) and np.isnan(values[2])
+    with pytest.raises(BadImage, match=r"singles/gone\.png: There is nothing at this address"):
+        scorer.score(mixed)
+    monkeypatch.setenv("TASTEMAKER_MAX_IMAGE_MB", "1")
+    pictures.write(tmp_path / "l" / "large.png", bytes(2**20 + 1))
+    with pytest.raises(BadImage, match="It has 1 MB; at most 1 are read"):
+        scorer.score(f"{store.put(tmp_path / 'l', 'large')}/large.png")
+    with pytest.raises(Invalid, match="Nothing here reads ftp://"):
+        scorer.score(["ftp://h/a.png"], errors="skip")
+    store.refused.add("singles/0.png")
+    with pytest.raises(TastemakerError, match="does not let"):
+        scorer.score([f"{at}/0.png"], errors="skip")
+    with pytest.raises(Invalid, match=r"s3://b/head\.safetensors lies on another machine"):
+        tastemaker.load("s3://b/head.safetensors")
+
+
+@pytest.fixture
+def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose folders are what fsspec knows as the buckets of gs://."""
+    place = tmp_path / "buckets"
+
+    class Buckets(DirFileSystem):
+        def __init__(self, **_: Any) -> None:
+            super().__init__(path=str(place), fs=LocalFileSystem(), skip_instance_cache=True)
+
+    monkeypatch.setitem(_registry, "gs", Buckets)
+    return place
+
+
+def test_stores_of_other_makers_are_read_by_their_packages(
+    tmp_path: Path, buckets: Path, run: Run, head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PIECE", 2**12)
+    vectors_in(buckets / "mine" / "v")
+    for source, out in (("gs://mine/v", "far"), (buckets / "mine" / "v", "near")):
+        assert run("score", source, "--model", head, "--out", f"{out}.parquet").code == 0
+    assert same(table_of(tmp_path / "far.parquet"), table_of(tmp_path / "near.parquet"))
+    fails(run("score", "gs://mine/none.npy", "--model", head), "There is nothing at gs://mine/none")
+    address = parse("gs://mine/v/img_emb/img_emb_0.npy")
+    opened = stores.store_of(address)
+    file = opened.facts(address)
+    assert file is not None
+    pictures.write(buckets / "mine" / "v" / "img_emb" / "img_emb_0.npy", bytes(file.size))
+    with pytest.raises(TastemakerError, match="was changed while it was read"):
+        opened.copy(file, tmp_path / "copy", remote.NEVER)
 
 
 def test_the_pages_and_the_api_say_so_too(tmp_path: Path) -> None:

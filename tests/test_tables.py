@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
-from tastemaker import images, projects
+from tastemaker import images, projects, scores
 from tastemaker.database import sessions
-from tastemaker.database.tables import Image, ScoreEvent
+from tastemaker.database.tables import Image, Label, ScoreEvent
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError
 from tastemaker.images import FileStamp
-from tastemaker.scores import row_files, score_files
+from tastemaker.scores import imported_tables, row_files, score_files
 from tastemaker.scores.references import References
 from tastemaker.scores.scales import Scale, parse_scale
 from tastemaker.scores.score_files import BadRows, ImportedScores, import_scores
@@ -420,3 +420,112 @@ def _people(session: Session) -> list[str]:
     from tastemaker.database.tables import Annotator
 
     return list(session.exec(select(Annotator.name).where(Annotator.name == "New")))
+
+
+# --- taking a table back -------------------------------------------------------------------------
+
+
+def labelled(engine: Engine) -> dict[int, float]:
+    with sessions.reading(engine) as session:
+        return {label.image_id: label.value for label in session.exec(select(Label))}
+
+
+def say(engine: Engine, name: str, image_id: int, value: int) -> int:
+    with sessions.writing(engine) as session:
+        project, person = projects.by_name(session, "P"), projects.annotator(session, name)
+        return scores.record(session, project, image_id, person, "set", value).id
+
+
+def test_a_table_is_taken_back_as_one_and_what_stood_before_or_came_since_counts(
+    library: Engine, tmp_path: Path
+) -> None:
+    say(library, "Ada", 1, 2)
+    rows = f"{IMG0},7,Ada\n{IMG1},8,Ada\n{IMG1},4,Bob\n{ROOT}/sub/img7.png,5,\n"
+    told = bring_in(library, tmp_path / "t.csv", f"path,score,annotator\n{rows}")
+    other = bring_in(library, tmp_path / "u.csv", f"path,score\n{ROOT}/other/img7.png,6\n")
+    assert labelled(library) == {1: 7.0, 2: 6.0, 3: 5.0, 4: 6.0} and told.recorded == 4
+    say(library, "Cleo", 3, 1)  # somebody else's counts too
+    with sessions.reading(library) as session:
+        tables = imported_tables.listed(session, projects.by_name(session, "P"))
+        project_id = projects.by_name(session, "P").id
+    assert [(t.file, t.recorded, t.images) for t in tables] == [("u.csv", 1, 1), ("t.csv", 4, 3)]
+    assert [t.id for t in tables] == [other.table, told.table]
+
+    back = imported_tables.take_back(library, project_id, told.table)
+    assert (back.undone, back.corrected) == (4, 1)
+    assert labelled(library) == {1: 2.0, 3: 1.0, 4: 6.0}
+    before = recorded_events(library)
+    again = imported_tables.take_back(library, project_id, told.table)
+    assert (again.undone, again.corrected) == (0, 1) and recorded_events(library) == before
+    with sessions.writing(library) as session:
+        project = projects.by_name(session, "P")
+        assert scores.rebuild_labels(session, project) == 3
+        elsewhere = projects.create(session, "Elsewhere").id
+    assert labelled(library) == {1: 2.0, 3: 1.0, 4: 6.0}
+    for place, table in ((elsewhere, other.table), (project_id, 4711)):
+        with pytest.raises(NotFound, match="no such imported table"):
+            imported_tables.take_back(library, place, table)
+    assert bring_in(library, tmp_path / "t.csv", f"path,score,annotator\n{rows}").recorded == 4
+
+
+def recorded_events(engine: Engine) -> int:
+    with sessions.reading(engine) as session:
+        return len(session.exec(select(ScoreEvent)).all())
+
+
+def test_a_key_press_takes_back_what_a_person_gave_and_no_table_under_their_name(
+    library: Engine, tmp_path: Path
+) -> None:
+    say(library, "Ada", 1, 2)
+    table = f"path,score,annotator\n{IMG0},7,Ada\n{IMG1},8,Ada\n"
+    bring_in(library, tmp_path / "t.csv", table)
+    with sessions.writing(library) as session:
+        project, ada = projects.by_name(session, "P"), projects.annotator(session, "Ada")
+        assert scores.undo(session, project, ada).columns["undoes"] == 1
+        with pytest.raises(NotFound, match="Nothing more to take back"):
+            scores.undo(session, project, ada)
+    assert labelled(library) == {1: 7.0, 2: 8.0}
+
+
+def test_hints_of_a_table_are_taken_back_like_its_scores(library: Engine, tmp_path: Path) -> None:
+    told = bring_in(library, tmp_path / "t.csv", PLAIN, as_hints=True)
+    with sessions.reading(library) as session:
+        project = projects.by_name(session, "P")
+        (table,) = imported_tables.listed(session, project)
+    assert table.hints and table.id == told.table
+    assert imported_tables.take_back(library, project.id, table.id).undone == 2
+    with sessions.reading(library) as session:
+        assert not session.exec(scores.standing_events()).all()
+
+
+def test_a_table_that_was_half_taken_back_is_taken_back_to_its_end(
+    library: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = bring_in(library, tmp_path / "t.csv", PLAIN)
+    monkeypatch.setattr(imported_tables, "IDS_AT_ONCE", 1)
+    undo, calls = scores.undo_recorded, []
+
+    def killed(*arguments: Any) -> int:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return undo(*arguments)
+
+    monkeypatch.setattr(scores, "undo_recorded", killed)
+    with pytest.raises(KeyboardInterrupt):
+        imported_tables.take_back(library, 1, told.table)
+    assert labelled(library) == {2: 0.0}
+    assert imported_tables.take_back(library, 1, told.table).undone == 1
+    assert labelled(library) == {}
+
+
+def test_a_score_of_a_table_that_a_rewritten_file_took_over_is_taken_back_too(
+    library: Engine, tmp_path: Path
+) -> None:
+    told = bring_in(library, tmp_path / "t.csv", PLAIN)
+    with sessions.writing(library) as session:
+        project = projects.by_name(session, "P")
+        assert scores.carry_over(session, project, 1, 5) == 1
+    assert labelled(library) == {1: 7.0, 2: 0.0, 5: 7.0}
+    assert imported_tables.take_back(library, 1, told.table).undone == 3
+    assert labelled(library) == {}

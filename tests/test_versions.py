@@ -347,8 +347,8 @@ def test_out_of_fold_predictions_come_from_a_head_that_never_saw_the_fold(
     with sessions.writing(home.engine) as session:
         project = home.project(session)
         person = projects.annotator(session, "liar")
-        lies = [(i, round(10 - before[i][0])) for i in scrambled]
-        scores.record_many(session, project, person, lies, origin="queue")
+        lies = [scores.Given(i, person.id, round(10 - before[i][0])) for i in scrambled]
+        scores.record_many(session, project, lies, origin=scores.Origin.QUEUE)
     assert forge.train(home) == "v1.2"
     after = home.saw("v1.2")
     assert {i for i, (_, _, fold) in after.items() if fold == 0} == set(scrambled)
@@ -377,11 +377,11 @@ def test_a_version_that_is_worse_beyond_doubt_is_published_but_not_activated(
         # What was drawn at random keeps its scores: it is what both versions are judged by.
         drawn = scores.drawn_at_random(session, project.id, scores.highest_event(session, project))
         told = [
-            (label.image_id, round(10 - label.value))
+            scores.Given(label.image_id, person.id, round(10 - label.value))
             for label in labels
             if label.image_id not in drawn
         ]
-        scores.record_many(session, project, person, told, origin="queue")
+        scores.record_many(session, project, told, origin=scores.Origin.QUEUE)
     assert forge.train(home) == "v1.2"
     new, active = home.get("v1.2"), home.get("active")
     assert active.number == "v1.1" and not new.active

@@ -13,7 +13,7 @@ from web_world import World, make_world
 
 from tastemaker import projects
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Collection, EncoderRow, Image, Job, ScoreEvent
+from tastemaker.database.tables import Collection, EncoderRow, Image, Job, Label, ScoreEvent
 from tastemaker.errors import TastemakerError
 from tastemaker.pages.uploads import MAX_FIELDS, MultipartWriter, Upload
 
@@ -250,8 +250,7 @@ def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_dema
     assert "A column none is needed" in missing.text
     hints = world.client.post(at, files=other, data=named | {"preview": "", "as_hints": "true",
                                                              "skip_bad_rows": "true"})  # fmt: skip
-    assert "1 recorded" in hints.text and "They are hints." in hints.text
-    assert f'href="{world.at}/stars">Take them back' in hints.text
+    assert "1 recorded" in hints.text and "1 hint of 1 image" in hints.text
     assert 'name="as_hints" value="true" checked' in hints.text
     kinds = [event.kind for event in events_of(world)]
     assert kinds == ["set", "rated"] and "checked> As hints" not in taken.text
@@ -266,6 +265,41 @@ def test_a_table_of_scores_tells_all_its_bad_rows_and_records_the_others_on_dema
     answer = world.client.post(address, files=files, data={"skip_bad_rows": "true"})
     assert answer.json()["unchanged"] == 1
     assert [bad["where"] for bad in answer.json()["bad"]] == ["Row 2", "Row 3"]
+
+
+def test_a_table_is_listed_where_it_was_brought_in_and_taken_back_as_one(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "home", images=3)
+    with reading(world.engine) as session:
+        hashes = session.exec(select(Image.sha256).order_by(Image.id)).all()
+    table = "\n".join(["sha256,score", *(f"{name},3" for name in hashes)])
+    api = f"/api/v1{world.at}/labels"
+    assert "Tables that were recorded" not in world.client.get(f"{world.at}/add").text
+    files = {"file": ("C:\\mine\\<b>first.csv", table)}
+    page = world.client.post(f"{world.at}/add/scores", files=files)
+    assert "&lt;b&gt;first.csv" in page.text and "3 scores of 3 images" in page.text
+    again = world.client.post(api, files={"file": ("again.csv", table)}).json()
+    assert (again["unchanged"], again["table"]) == (3, 0)
+    (listed,) = world.client.get(f"{api}/tables").json()
+    assert (listed["file"], listed["recorded"]) == ("<b>first.csv", 3)
+    assert not listed["taken_back"] and not listed["hints"]
+    jobs = world.client.get("/jobs").text
+    assert "Import of scores from &lt;b&gt;first" in jobs
+    assert world.client.get(f"/jobs/{listed['id']}").status_code == 200
+    body = {"image_id": 1, "value": 9}
+    assert world.client.post(f"/api/v1{world.at}/scores", json=body).status_code == 200
+
+    back = world.client.post(f"{world.at}/add/scores/{listed['id']}/undo")
+    assert "3 taken back." in back.text and "1 of its images was scored after it" in back.text
+    assert ">taken back</span>" in back.text and f"{listed['id']}/undo" in back.text
+    assert world.client.delete(f"{api}/tables/{listed['id']}").json() == {
+        "undone": 0, "corrected": 1,
+    }  # fmt: skip
+    assert world.client.get(f"{api}/tables").json()[0]["taken_back"]
+    for unknown in (listed["id"] + 1, 2**62):
+        assert world.client.delete(f"{api}/tables/{unknown}").status_code == 404
+    with reading(world.engine) as session:
+        labels = session.exec(select(Label)).all()
+        assert [(label.image_id, label.value) for label in labels] == [(1, 9.0)]
 
 
 @pytest.mark.parametrize(

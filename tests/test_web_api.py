@@ -181,6 +181,8 @@ COUNTERPARTS = {
     "/projects/{project_id}/add/files": "/projects/{project_id}/uploads",
     "/projects/{project_id}/add/folder": "/projects/{project_id}/imports",
     "/projects/{project_id}/add/scores": "/projects/{project_id}/labels",
+    "/projects/{project_id}/add/scores/{table_id}/undo":
+        "/projects/{project_id}/labels/tables/{table_id}",
     "/projects/{project_id}/card": "/projects/{project_id}/card",
     "/projects/{project_id}/compare/images/{image_id}/score": "/projects/{project_id}/scores",
     "/projects/{project_id}/compare/undo": "/projects/{project_id}/undo",

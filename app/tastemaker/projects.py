@@ -29,6 +29,7 @@ from tastemaker.database.tables import (
 )
 from tastemaker.encoding.encoder_specs import check_architecture, check_weights, parse
 from tastemaker.errors import Conflict, Invalid, NotFound
+from tastemaker.files.addresses import READERS, is_address, shown
 from tastemaker.files.texts import composed
 from tastemaker.learning.recipes import recipe_named
 
@@ -108,6 +109,11 @@ def by_name(session: Session, name: str) -> Project:
     if project is None:
         project = next(
             (p for p in list_all(session) if name.strip().lstrip("#") == str(p.id)), None
+        )
+    if project is None and is_address(name):
+        raise NotFound(
+            f"{shown(name)} is the address of something on another machine, and no project.",
+            f"Name a project here: {READERS}.",
         )
     if project is None:
         names = ", ".join(f"“{n}”" for n in session.exec(select(Project.name)).all())

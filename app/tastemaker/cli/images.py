@@ -1,5 +1,6 @@
 """Bringing images in: `tastemaker import` and `tastemaker embed`."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,15 @@ from sqlmodel import Session
 
 from tastemaker import jobs
 from tastemaker.cli.help import Commands
-from tastemaker.cli.options import InProject, ProjectWords, either, in_order, path_option, words
+from tastemaker.cli.options import (
+    InProject,
+    ProjectWords,
+    either,
+    in_order,
+    path_option,
+    path_or_address,
+    words,
+)
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -27,7 +36,7 @@ from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
-from tastemaker.files.addresses import local_path
+from tastemaker.files.addresses import Address, local_path
 from tastemaker.importing.outcome import known_in_words
 
 app = Commands()
@@ -297,8 +306,9 @@ def embed(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROJECT|FOLDER]",
-            help="Only the images of this project; with --out, a folder of pictures.",
+            metavar="[PROJECT|SRC]",
+            help="Only the images of this project; with --out, what `score` reads pictures from: a "
+            "folder, or archives, these also at an address (s3://…, https://…).",
         ),
     ] = None,
     collection: Annotated[str | None, typer.Option(help="Only this collection.")] = None,
@@ -310,19 +320,19 @@ def embed(
         Path | None,
         path_option(
             "--out",
-            about="Write the embeddings of a folder into this .npz (`embeddings`, `paths`), and "
+            about="Write the embeddings of SRC into this .npz (`embeddings`, `paths`), and "
             "nothing into the library.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed the images that have no embedding yet, or a folder into a file."""
+    """Embed the images that have no embedding yet, or pictures outside the library into a file."""
     if (to is None) != (encoder is None):
-        raise typer.BadParameter("--encoder and --out go together: FOLDER --encoder E --out FILE")
+        raise typer.BadParameter("--encoder and --out go together: SRC --encoder E --out FILE")
     if to is not None and encoder is not None:
         if name is None or project is not None or collection is not None:
-            raise typer.BadParameter("FOLDER --encoder E --out FILE, and nothing of the library")
-        return embed_folder(local_path(name), encoder, to, as_json)
+            raise typer.BadParameter("SRC --encoder E --out FILE, and nothing of the library")
+        return embed_source(path_or_address(name), encoder, to, as_json)
 
     from tastemaker import images, projects
     from tastemaker.embeddings import declared
@@ -355,16 +365,16 @@ def embed(
     return None
 
 
-def embed_folder(source: Path, encoder: str, to: Path, as_json: bool) -> None:
-    """Write the embeddings of the pictures under a folder, in the order of their paths."""
+def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) -> None:
+    """Write the embeddings of the pictures of a source, in their order."""
     import torch
 
     from tastemaker.encoding.embedding_files import write_embeddings
-    from tastemaker.encoding.encode_files import embed_files
+    from tastemaker.encoding.encode_files import Source, embed_files
     from tastemaker.encoding.encoder_specs import parse
     from tastemaker.encoding.encoders import load
     from tastemaker.files import require_writable
-    from tastemaker.filtering.sources import pictures_in
+    from tastemaker.filtering.every_picture import every_picture
     from tastemaker.pictures.pictures import Limits
 
     if to.suffix.lower() != ".npz":
@@ -374,15 +384,24 @@ def embed_folder(source: Path, encoder: str, to: Path, as_json: bool) -> None:
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     vectors: dict[int, Any] = {}
+    names: list[str] = []
+    limits = Limits.of(settings).anywhere()
     with skipped_files() as skip:
-        base, paths = pictures_in(source, skip, lambda line: err.print(plain(line)))
-        relative = [str(path.relative_to(base)) for path in paths]
+        pictures = every_picture(
+            source, limits, settings.min_free_gb, skip, lambda line: err.print(plain(line))
+        )
         network = load(parse(encoder))
+
+        def drawn() -> Iterator[Source]:
+            for name, picture in pictures.named:
+                names.append(name)
+                yield picture
+
         with progress_bar() as bar:
-            task = bar.add_task("Embedding", total=len(paths))
+            task = bar.add_task("Embedding", total=pictures.total)
             found = embed_files(
-                network, paths, limits=Limits.of(settings).anywhere(), guarded=True,
-                on_error=lambda index, error: skip(relative[index], str(error)),
+                network, drawn(), limits=limits, guarded=True,
+                on_error=lambda index, error: skip(names[index], str(error)),
             )  # fmt: skip
             for index, vector in found:
                 vectors[index] = vector
@@ -390,8 +409,8 @@ def embed_folder(source: Path, encoder: str, to: Path, as_json: bool) -> None:
     if not vectors:
         raise Invalid("None of the pictures could be embedded.")
     order = sorted(vectors)
-    write_embeddings(to, [vectors[i] for i in order], [relative[i] for i in order])
-    told = {"embedded": len(order), "skipped": len(paths) - len(order), "file": str(to)}
+    write_embeddings(to, [vectors[i] for i in order], [names[i] for i in order])
+    told = {"embedded": len(order), "skipped": len(names) - len(order), "file": str(to)}
     if as_json:
         return print_json(told)
     out.print(f"{counted(len(order), 'picture')} embedded into {plain(str(to))}.")

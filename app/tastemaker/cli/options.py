@@ -72,10 +72,10 @@ def path_option(*names: str, about: str, metavar: str = "FILE", **more: Any) -> 
 
 def source_argument(metavar: str, about: str) -> Any:
     """What is read: a path, or an address, parsed."""
-    return typer.Argument(parser=_path_or_address, metavar=metavar, help=about)
+    return typer.Argument(parser=path_or_address, metavar=metavar, help=about)
 
 
-def _path_or_address(typed: Any) -> Path | Address:
+def path_or_address(typed: Any) -> Path | Address:
     return parse(typed) if is_address(typed) else local_path(typed)
 
 

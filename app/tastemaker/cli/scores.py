@@ -1,5 +1,6 @@
 """`tastemaker scores …` and `tastemaker stats`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def scores_import(
         typer.Option(
             "--as-hints",
             help="Another program's ratings: trusted as far as they fit, and nothing is measured "
-            "by them. `scores stars --undo` takes them back.",
+            "by them.",
         ),
     ] = False,
     answers: Annotated[
@@ -103,6 +104,8 @@ def scores_import(
     recorded = counted(told.recorded, "answer" if answers else "hint" if as_hints else "score")
     unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
+    if told.table:
+        out.print(f"To take them back: tastemaker scores tables {plain(name)} --undo {told.table}")
     if line := told.range_line(on is not None):
         out.print(plain(line))
     if n := told.by_ending:
@@ -121,6 +124,45 @@ def scores_import(
         err.print(f"[yellow]{counted(len(told.bad), 'row')} left out:")
     for left in told.bad:
         err.print(plain(f"{left.where}: {left.reason}"))
+    return None
+
+
+@app.command("tables")
+def scores_tables(
+    typed: ProjectWords = None,
+    project: InProject = None,
+    undo: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="TABLE", help="Take back what still stands of this table."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tables of scores that were imported, newest first, or take one back."""
+    from tastemaker import projects
+    from tastemaker.scores import imported_tables
+
+    (name,) = in_order(typed, project)
+    with database() as (_, engine):
+        with sessions.reading(engine) as session:
+            chosen = projects.by_name(session, name)
+            tables = imported_tables.listed(session, chosen)
+        if undo is not None:
+            told = imported_tables.take_back(engine, chosen.id, undo)
+    if undo is not None:
+        if as_json:
+            return print_json(asdict(told))
+        out.print(f"{told.undone:,} taken back.")
+        if n := told.corrected:
+            out.print(f"{counted(n, 'image')} {were(n)} scored after it, and that stays.")
+        return None
+    if as_json:
+        return print_json([table.as_dict() for table in tables])
+    for table in tables:
+        recorded = counted(table.recorded, "hint" if table.hints else "score")
+        gone = ", taken back" if table.taken_back else ""
+        out.print(plain(f"{table.id}  {table.at:%Y-%m-%d %H:%M}  {table.file}  {recorded}{gone}"))
+    if not tables:
+        out.print("No table of scores was imported into this project.")
     return None
 
 

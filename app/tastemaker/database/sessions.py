@@ -118,8 +118,9 @@ def _of_a_server(url: URL) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A session on one consistent snapshot. Nothing it does is kept."""
-    with Session(engine, expire_on_commit=False, autoflush=False) as session:
+    """A session on one consistent snapshot, that of its first statement, however many follow.
+    Nothing it does is kept; PostgreSQL refuses to write in it."""
+    with Session(_snapshot(engine), expire_on_commit=False, autoflush=False) as session:
         yield session  # closing rolls back, and leaves what was read usable
 
 
@@ -191,6 +192,15 @@ class PlainTransactions:
 
     def writing(self) -> AbstractContextManager[Session]:
         return writing(self.engine)
+
+
+@lru_cache(maxsize=8)
+def _snapshot(engine: Engine) -> Engine:
+    """The same engine, whose transactions see one state. SQLite's do anyway; on PostgreSQL each
+    statement would see its own."""
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 @lru_cache(maxsize=8)

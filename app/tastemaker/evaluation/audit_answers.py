@@ -45,7 +45,7 @@ def record_file(session: Session, project: Project, audit: Audit, file: Path) ->
     person = session.get_one(Annotator, audit.annotator_id)
     references, told = References(session, file.parent), ImportedScores()
     given: dict[int, int] = {}
-    for row in rows:
+    for row in references.ahead(rows, lambda row: [_cell(row.cells, IMAGE_COLUMNS)]):
         try:
             if row.fault:
                 raise Invalid(row.fault)
@@ -68,13 +68,13 @@ def record_file(session: Session, project: Project, audit: Audit, file: Path) ->
     return Answered(len(new), len(given) - len(new))
 
 
+def _cell(cells: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return first((cells[n] for n in names if str(cells.get(n) or "").strip()), None)
+
+
 def _read(cells: Mapping[str, Any], references: References, person: Annotator) -> tuple[int, int]:
     """The image and the score that a row names."""
-
-    def cell(names: tuple[str, ...]) -> Any:
-        return first((cells[n] for n in names if str(cells.get(n) or "").strip()), None)
-
-    reference = cell(IMAGE_COLUMNS)
+    reference = _cell(cells, IMAGE_COLUMNS)
     typed = first((cells[n] for n in SCORE_COLUMNS if str(cells.get(n, "")).strip()), None)
     if reference is None or typed is None:
         raise Invalid("It names no image, or no score.", "Columns sha256 (or path) and score.")

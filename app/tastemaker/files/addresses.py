@@ -14,6 +14,11 @@ from tastemaker.files import is_text, readable, typed_path
 _BEGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 WEB = ("http", "https")
 S3 = "s3"
+READERS = (
+    "only `tastemaker score` and `embed --out`, and `score` of a head in Python, read from "
+    "addresses"
+)
+PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # what reads from other stores, where it is installed
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,11 @@ def parse(text: str) -> Address:
             "Take them out. Those of a bucket go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "or ~/.aws/credentials.",
         )
-    if scheme not in (S3, *WEB):
+    if scheme not in (S3, *WEB, *PACKAGES):
         raise Invalid(
             f"Nothing here reads {scheme}:// addresses.",
-            "Known are s3:// (any store that speaks S3, at AWS_ENDPOINT_URL), https:// and http://.",
+            "Known are s3:// (any store that speaks S3, at AWS_ENDPOINT_URL), gs://, az://, "
+            "https:// and http://.",
         )
     if not is_text(text):
         raise Invalid(f"{readable(text)} is not in UTF-8.", "Rename what lies there.")
@@ -83,8 +89,7 @@ def local_path(text: str | os.PathLike[str]) -> Path:
     if isinstance(text, str) and is_address(text):
         raise Invalid(
             f"{shown(text)} lies on another machine, and this takes a path of this one.",
-            "Copy it here first, or there once it is written: only `tastemaker score` reads from "
-            "addresses.",
+            f"Copy it here first, or there once it is written: {READERS}.",
         )
     return typed_path(text)
 
@@ -105,6 +110,6 @@ def _holds_secret(scheme: str, path: str) -> bool:
     kind an @ alone may be a part of its name."""
     begin, _, rest = path.partition("/")
     if "@" in begin:
-        return scheme in (*WEB, S3) or ":" in begin.partition("@")[0]
+        return scheme in (*WEB, S3, *PACKAGES) or ":" in begin.partition("@")[0]
     _, colon, port = begin.partition(":")
     return bool(colon) and not port.isdigit() and "@" in rest

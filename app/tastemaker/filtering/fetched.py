@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 
 from tastemaker.errors import StorageFull, TastemakerError, of_the_disk
 from tastemaker.files import free_space
-from tastemaker.filtering.remote import RemoteFile, store_of
+from tastemaker.filtering.remote import RemoteFile
+from tastemaker.filtering.stores import store_of
 
 PREFIX = "tastemaker-fetched-"
 ABANDONED = 60.0  # seconds after which a folder that nobody holds is somebody's who died

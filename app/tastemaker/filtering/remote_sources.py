@@ -43,11 +43,11 @@ from tastemaker.filtering.remote import (
     Store,
     facts_of,
     heads_of,
-    store_of,
     tails_of,
 )
 from tastemaker.filtering.shards import SHARD_SUFFIXES, is_shard, ranges
 from tastemaker.filtering.sources import Archive, Opened
+from tastemaker.filtering.stores import store_of
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
 ARCHIVE = "archive"  # what one is called while it is here, before its ending

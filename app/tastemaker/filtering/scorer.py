@@ -18,7 +18,6 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -35,6 +34,7 @@ from tastemaker.encoding.encoders import Encoder, load
 from tastemaker.encoding.similarity import are_normalised
 from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.files import readable
+from tastemaker.files.addresses import is_address, local_path, shown
 from tastemaker.files.json_text import json_text
 from tastemaker.filtering.head_files import (
     classes_of,
@@ -46,13 +46,13 @@ from tastemaker.filtering.head_files import (
     threshold_of,
 )
 from tastemaker.filtering.picture_order import batches, in_order
+from tastemaker.filtering.remote_pictures import Picture, sources_of
 from tastemaker.learning.checkpoints import check_described, sidecar_path
 from tastemaker.learning.heads import Head
 from tastemaker.pictures.pictures import Limits
 
 Precision = Literal["fp32", "fast"]
 Errors = Literal["raise", "skip"]
-Picture = str | os.PathLike[str] | Image.Image
 PICTURE = (str, os.PathLike, Image.Image)  # the same, to check at run time
 Vectors = NDArray[np.floating[Any]]
 
@@ -104,7 +104,7 @@ class Scorer:
                 "A head is loaded by its path and, where the file names none, its encoder's name; "
                 f"these are {type(path).__name__} and {type(encoder).__name__}.",
             )
-        self.path = Path(os.fsdecode(path))
+        self.path = local_path(os.fsdecode(path))
         self.checkpoint = read_head(self.path)
         about = self.checkpoint.metadata
         beside, self._sidecar_fault = read_sidecar(sidecar_path(self.path))
@@ -168,10 +168,10 @@ class Scorer:
         """Scores in 0-1. A single picture or embedding gives a float, several give (N,) float32 in
         their order.
 
-        Pictures are paths or PIL images, one or any iterable of them; embeddings are an array (D,)
-        or (N, D) of any floating-point type. What cannot be scored, an unreadable picture or an
-        embedding that is not finite or all zeros, raises an error that names it; with
-        `errors="skip"` its score is NaN instead.
+        Pictures are paths, addresses (s3://…, https://…) or PIL images, one or any iterable of
+        them; embeddings are an array (D,) or (N, D) of any floating-point type. What cannot be
+        scored, an unreadable picture or an embedding that is not finite or all zeros, raises an
+        error that names it; with `errors="skip"` its score is NaN instead.
 
         Raises `BadImage` for a picture; `Invalid` for embeddings of another width or normalisation
         than the head was trained on, and for anything else than pictures and embeddings;
@@ -225,10 +225,7 @@ class Scorer:
                 raise BadImage(f"{name}: {error.message}", error.hint) from error
 
         scores = self.blank(len(pictures))
-        sources = [
-            item if isinstance(item, Image.Image) else Path(os.fsdecode(item)) for item in pictures
-        ]
-        for indices, values in self.pictures(sources, report):
+        for indices, values in self.pictures(sources_of(pictures, self.limits.bytes), report):
             scores[indices] = values
         return scores
 
@@ -434,4 +431,5 @@ def _name_of(picture: Picture, index: int) -> str:
     """How an error names a picture: by its path, else by its place in the list."""
     if isinstance(picture, Image.Image):
         return getattr(picture, "filename", "") or f"Picture {index}"
-    return os.fsdecode(picture)
+    name = os.fsdecode(picture)
+    return shown(name) if is_address(name) else name

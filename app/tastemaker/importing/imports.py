@@ -396,8 +396,9 @@ def _place(
         if value is None:  # the class was deleted since the folders were read
             return
         person = projects.annotator(session, projects.IMPORTED, proxy=True)
-        tally.scored += scores.record_many(
-            session, target.project, person, [(image.id, value)], origin=scores.Origin.IMPORT
+        given = [scores.Given(image.id, person.id, value)]
+        tally.scored += sum(
+            scores.record_many(session, target.project, given, origin=scores.Origin.IMPORT)
         )
 
 

@@ -246,10 +246,11 @@ def _record(job: JobContext, request: StarsRequest, told: dict[int, int], found:
         project = projects.get(session, job.project_id)
         name = projects.IMPORTED if request.as_scores else OTHER_PROGRAMS
         person = projects.annotator(session, name, proxy=True)
-        for image_id, value in told.items():
-            written = scores.record(
-                session, project, image_id, person, "set" if request.as_scores else RATED, value,
-                origin=scores.Origin.IMPORT, group=group, unless_same=True,
-            )  # fmt: skip
-            found.recorded += written.fresh
-            found.unchanged += not written.fresh
+        session.flush()
+        kind = "set" if request.as_scores else RATED
+        given = [scores.Given(image_id, person.id, value, kind) for image_id, value in told.items()]
+        written = scores.record_many(
+            session, project, given, origin=scores.Origin.IMPORT, group=group
+        )
+        found.recorded += sum(written)
+        found.unchanged += len(written) - sum(written)

@@ -188,7 +188,7 @@ def _label(
     for _, twin in twins:
         images.put_in_collection(session, collection.id, twin)
     scores.record_many(
-        session, project, person,
-        [(image_id, value) for image_id, value in labels.items() if image_id not in removed],
+        session, project,
+        [scores.Given(i, person.id, value) for i, value in labels.items() if i not in removed],
         origin=scores.Origin.SYNTHETIC,
     )  # fmt: skip

@@ -87,10 +87,9 @@ def score(
     group: str,
 ) -> int:
     """Give images the same score. What is scored under one `group` is undone as one."""
-    pairs = [(image_id, value) for image_id in ids]
-    return scores.record_many(
-        session, project, person, pairs, origin=scores.Origin.LIBRARY, group=group
-    )
+    given = [scores.Given(image_id, person.id, value) for image_id in ids]
+    written = scores.record_many(session, project, given, origin=scores.Origin.LIBRARY, group=group)
+    return sum(written)
 
 
 # --- collections ---------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ from tastemaker.pages.uploads import (
     form_schema,
 )
 from tastemaker.pictures.damage import KINDS
-from tastemaker.scores import classes
+from tastemaker.scores import classes, imported_tables
+from tastemaker.scores.imported_tables import TakenBack
 from tastemaker.scores.score_files import ImportedScores
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
@@ -66,6 +67,7 @@ def add_page(
     scores_told: ImportedScores | None = None,
     scores_error: TastemakerError | None = None,
     table: Mapping[str, str] | None = None,
+    taken_back: TakenBack | None = None,
     twins: Mapping[str, Any] | None = None,
 ) -> Response:
     """With an error, the sentence stands beside its form, and what was typed is kept."""
@@ -85,6 +87,7 @@ def add_page(
         "files_error": files_error, "scores_told": scores_told, "scores_error": scores_error,
         "table": {name: table.get(name, "") for name in TABLE_FIELDS},
         "range_line": scores_told.range_line(on) if scores_told else "",
+        "tables": imported_tables.listed(session, project), "taken_back": taken_back,
     }  # fmt: skip
     frame = shell(session, project, "add")
     status = error.status if error else 200

@@ -1,5 +1,6 @@
 """Scores from a table: a file of this browser's, or a program's, as `scores import` reads them."""
 
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from tastemaker.config import Settings
 from tastemaker.database.sessions import reading
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.pages.add import TABLE_FIELDS, add_page
-from tastemaker.pages.deps import EngineDep, Id, SettingsDep
+from tastemaker.pages.deps import CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.uploads import (
     BINARY,
     Reception,
@@ -21,6 +22,7 @@ from tastemaker.pages.uploads import (
     body_schema,
     form_schema,
 )
+from tastemaker.scores import imported_tables
 from tastemaker.scores.scales import parse_scale
 from tastemaker.scores.score_files import ColumnNames, ImportedScores, import_scores
 
@@ -66,13 +68,30 @@ def add_scores(
         )  # fmt: skip
 
 
+@router.post("/projects/{project_id}/add/scores/{table_id}/undo")
+def undo(
+    _: AdminUser,
+    request: Request,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    table_id: Id,
+) -> Response:
+    """Take a table back; what that came to stands beside the list."""
+    taken_back = imported_tables.take_back(engine, project_id, table_id)
+    with reading(engine) as session:
+        project = projects.get(session, project_id)
+        return add_page(request, session, settings, project, taken_back=taken_back)
+
+
 def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
-    """Read the one file of an upload. Its name is used for nothing but its ending."""
+    """Read the one file of an upload. Its name is shown, and used for nothing but its ending."""
     upload.require(0)
     if len(upload.files) != 1:
         raise Invalid("One file of scores is needed.", "Choose a .csv, .jsonl or .parquet file.")
     stored, name = upload.files[0]
-    ending = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    shown = PurePosixPath(name.replace("\\", "/"))
+    ending = shown.suffix.lower()
     file = upload.staging / f"scores{ending if ending[1:].isalnum() else ''}"
     (upload.staging / stored).rename(file)
     fields = {name: upload.fields.get(name, "").strip() for name in TABLE_FIELDS}
@@ -84,6 +103,7 @@ def bring_in(engine: Engine, project_id: int, upload: Upload) -> ImportedScores:
         skip_bad_rows=upload.fields.get("skip_bad_rows", "") == "true", most_rows=MOST_ROWS,
         columns=ColumnNames(fields["image_column"], fields["score_column"]),
         preview=upload.fields.get("preview", "") == "true", as_hints=fields["as_hints"] == "true",
+        called=shown.name,
     )  # fmt: skip
 
 
@@ -105,6 +125,24 @@ def import_labels(_: AdminUser, engine: EngineDep, project_id: Id, upload: Table
     `skip_bad_rows` records the others. The field `scale` maps another scale, as `1-5`;
     `image_column` and `score_column` name columns that are called otherwise. With `preview` nothing
     is recorded, and the first ten rows are shown as they would be. With `as_hints` they are
-    another program's ratings, trusted as far as they fit, and no labels; `DELETE` of the project's
-    `stars` takes them back."""
+    another program's ratings, trusted as far as they fit, and no labels. `DELETE` of
+    `labels/tables/{table}` takes back what was recorded, by the number `table` of the answer."""
     return bring_in(engine, project_id, upload).as_dict()
+
+
+@api.get("/projects/{project_id}/labels/tables")
+def list_tables(
+    _: AdminUser, session: ReadSession, project: CurrentProject
+) -> list[dict[str, Any]]:
+    """The newest twenty tables of scores that were imported, newest first."""
+    return [table.as_dict() for table in imported_tables.listed(session, project)]
+
+
+@api.delete("/projects/{project_id}/labels/tables/{table_id}")
+def take_table_back(
+    _: AdminUser, engine: EngineDep, project_id: Id, table_id: Id
+) -> dict[str, int]:
+    """Take back what still stands of a table: how many scores were `undone`, and of how many of its
+    images one stands that was given since (`corrected`) and goes on counting. A second request
+    undoes nothing more."""
+    return asdict(imported_tables.take_back(engine, project_id, table_id))

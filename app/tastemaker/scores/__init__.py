@@ -27,6 +27,7 @@ from tastemaker.scores.offers import Offer
 from tastemaker.scores.offers import sign as sign_offer
 from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import (
+    Given,
     parse_score,
     parse_value,
     record,
@@ -34,9 +35,11 @@ from tastemaker.scores.recording import (
     record_many,
     undo,
     undo_group,
+    undo_recorded,
 )
 
 __all__ = [
+    "Given",
     "Offer",
     "Origin",
     "Recorded",
@@ -65,5 +68,6 @@ __all__ = [
     "standing_events",
     "undo",
     "undo_group",
+    "undo_recorded",
     "values_of",
 ]  # fmt: skip

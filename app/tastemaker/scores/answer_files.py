@@ -129,7 +129,7 @@ def import_answers(engine: Engine, project_name: str, file: Path) -> ImportedSco
     with sessions.reading(engine) as session:
         project_id = projects.by_name(session, project_name).id
         references, read = References(session, file.parent), []
-        for row in rows:
+        for row in references.ahead(rows, _names):
             try:
                 read.append((row, _read(row, references)))
             except TastemakerError as error:
@@ -147,11 +147,21 @@ def import_answers(engine: Engine, project_name: str, file: Path) -> ImportedSco
             for name in {answer.person for _, answer in read}
         }
         there = _pairs_there(session, project)
+        sweeps = [
+            scores.Given(a.image_id, people[a.person].id, a.bound, a.said, a.at)
+            for _, a in read
+            if a.bound is not None
+        ]
+        written = scores.record_many(session, project, sweeps, origin=scores.Origin.IMPORT)
         for _, answer in read:
-            fresh = _record(session, project, people[answer.person], answer, there)
-            told.recorded += fresh
-            told.unchanged += not fresh
+            if answer.other_id is not None:
+                pair = (answer.image_id, answer.other_id)
+                written.append(
+                    _record(session, project, people[answer.person], answer, pair, there)
+                )
             told.nameless += answer.person == projects.IMPORTED
+        told.recorded = sum(written)
+        told.unchanged = len(written) - sum(written)
     return told
 
 
@@ -192,6 +202,15 @@ def _pairs_there(session: Session, project: Project) -> Pairs:
     return there
 
 
+def _named(row: Row, prefix: str) -> str | None:
+    cells = (row.cells.get(f"{prefix}{name}") for name in ("sha256", "path"))
+    return next((str(cell) for cell in cells if cell not in (None, "")), None)
+
+
+def _names(row: Row) -> list[str | None]:
+    return [_named(row, prefix) for prefix in ("", "other_")]
+
+
 def _read(row: Row, references: References) -> GoodRow:
     """Raises what is wrong with the row."""
     if row.fault:
@@ -203,8 +222,7 @@ def _read(row: Row, references: References) -> GoodRow:
         )
 
     def image_of(prefix: str) -> int:
-        cells = (row.cells.get(f"{prefix}{name}") for name in ("sha256", "path"))
-        named = next((str(cell) for cell in cells if cell not in (None, "")), None)
+        named = _named(row, prefix)
         if named is None:
             raise Invalid(f"It names no image in {prefix}sha256 or {prefix}path.")
         return int(references.find(unescape_formula(named)).id)
@@ -221,22 +239,18 @@ def _read(row: Row, references: References) -> GoodRow:
 
 
 def _record(
-    session: Session, project: Project, person: Annotator, answer: GoodRow, there: Pairs
-) -> bool:
-    """Whether it was written: not if the same person said the same at that time already."""
-    if answer.other_id is None:
-        return scores.record(
-            session, project, answer.image_id, person, answer.said, answer.bound,
-            origin=scores.Origin.IMPORT, at=answer.at, unless_same=True,
-        ).fresh  # fmt: skip
+    session: Session, project: Project, person: Annotator, answer: GoodRow, pair: tuple[int, int],
+    there: Pairs,
+) -> bool:  # fmt: skip
+    """Whether the pair was written: not if the same person said the same at that time already."""
     even = answer.said == "even"
-    two = frozenset((answer.image_id, answer.other_id))
+    two = frozenset(pair)
     known = there.setdefault((person.id, two), [])
     better = None if even else answer.image_id
     if any(was == better and answer.at in (None, at) for was, at in known):
         return False
     made = comparisons.record(
-        session, project, person, answer.image_id, answer.other_id, "equal" if even else "first"
+        session, project, person, *pair, "equal" if even else "first"
     )  # fmt: skip
     if answer.at is not None:
         made.at = answer.at

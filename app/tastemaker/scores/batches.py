@@ -9,6 +9,7 @@ from tastemaker import scores
 from tastemaker.database.tables import Annotator, Project, ScoreEvent
 from tastemaker.errors import Conflict, Invalid, NotFound, Stale
 from tastemaker.scores.labels import hold
+from tastemaker.scores.ledgers import all_at_once
 from tastemaker.scores.origin import Origin
 
 MOST = 500
@@ -51,23 +52,26 @@ def record_batch(
         raise Invalid("No image is selected.", "Click the images first, then press a score.")
     if len({one.image_id for one in chosen}) > MOST:
         raise Invalid(f"At most {MOST} images can be scored at once.", "Select fewer.")
-    hold(session, project.id, [one.image_id for one in chosen])
+    each = {one.image_id: one for one in chosen}
+    hold(session, project.id, each)
     events: list[ScoreEvent] = []
     refused: dict[int, str] = {}
     stale: list[int] = []
-    for one in {one.image_id: one for one in chosen}.values():
-        try:
-            recorded = scores.record(
-                session, project, one.image_id, person, kind, value, origin=one.origin,
-                reason=one.reason, offer=one.offer, key=f"{key}:{one.image_id}",
-                group=f"batch:{key}", expected=one.expected,
-                sha256=one.sha256,
-            )  # fmt: skip
-            events.append(recorded.event)
-        except (Conflict, NotFound) as error:
-            refused[one.image_id] = error.message
-            if isinstance(error, Stale):
-                stale.append(one.image_id)
+    keys = (f"{key}:{image_id}" for image_id in each)
+    with all_at_once(session, project.id, each, keys) as ledger:
+        for one in each.values():
+            try:
+                recorded = scores.record(
+                    session, project, one.image_id, person, kind, value, origin=one.origin,
+                    reason=one.reason, offer=one.offer, key=f"{key}:{one.image_id}",
+                    group=f"batch:{key}", expected=one.expected,
+                    sha256=one.sha256, ledger=ledger,
+                )  # fmt: skip
+                events.append(recorded.event)
+            except (Conflict, NotFound) as error:
+                refused[one.image_id] = error.message
+                if isinstance(error, Stale):
+                    stale.append(one.image_id)
     return Batch(events, refused, stale)
 
 

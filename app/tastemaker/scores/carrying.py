@@ -3,8 +3,8 @@
 from sqlmodel import Session, col
 
 from tastemaker.database.tables import Project, ScoreEvent
-from tastemaker.scores.answers import RATED
-from tastemaker.scores.events import standing_events, standing_on
+from tastemaker.scores.answers import RECORDING
+from tastemaker.scores.events import TABLE, standing_events, standing_on
 from tastemaker.scores.origin import Origin
 from tastemaker.scores.recording import record_for
 
@@ -24,6 +24,11 @@ def carry_over(session: Session, project: Project, old_id: int, new_id: int) -> 
         record_for(
             session, project.id, new_id, event.annotator_id, event.kind, event.value,
             origin=Origin(event.origin), reason=event.reason, note=event.note, at=event.at,
-            group=event.event_group if event.kind == RATED else None,  # taken back with the others
+            group=_recording(event.event_group),  # taken back with the others
         )  # fmt: skip
     return len(carried)
+
+
+def _recording(group: str | None) -> str | None:
+    """The group of what another program's marks or a table brought in; none of a person's act."""
+    return group if group and group.startswith((RECORDING, TABLE)) else None

@@ -1,13 +1,15 @@
-"""The statements of every key press: what must be known before an event is written, and its row.
+"""The statements of every key press: what must be known before an event is written, and its row;
+and the same of many images at once.
 
 Bare, on the connection: through the object layer the same would cost five times as much.
 """
 
 import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, bindparam, func
+from sqlalchemy import Integer, bindparam, func, text
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
@@ -37,60 +39,85 @@ class Recorded:
         return ScoreEvent(id=self.id, **self.columns)
 
 
-class Scene(NamedTuple):
-    """What must be known before anything is written: the project's terms, the image, the person,
-    the event of the request's key if it came before, whether anybody spoke of the image, and
-    whether it is synthetic."""
+class Whose(NamedTuple):
+    """The project's terms, the person whose the score is, and whether that is a proxy."""
 
     terms: LabelRules
-    sha256: str
-    source_group: str
-    member: bool
-    removed: bool
     annotator_id: int
     proxy: bool
+
+
+class About(NamedTuple):
+    """An image: whether it is synthetic, of the project, and taken out of it."""
+
+    sha256: str
+    source_group: str
+    synthetic: bool
+    member: bool
+    removed: bool
+
+
+class Scene(NamedTuple):
+    """What must be known before anything is written; also the event of the request's key if it came
+    before, and whether anybody spoke of the image."""
+
+    whose: Whose
+    image: About
     with_key: int | None
     spoken_of: bool
-    synthetic: bool
 
 
 @functools.cache
 def _scene() -> Any:
     project: Any = bindparam("project")
     image: Any = bindparam("image")
-    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]  # a table has it
-    welcome = select_columns(chosen.c.id).where(
-        chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
-    )
     event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]  # a table has it
     spoken_of = (
         select_columns(event.c.id)
         .where(event.c.project_id == project, event.c.image_id == image)
         .exists()
     )
+    key = _id_of_key().scalar_subquery()
+    whose, about = _whose_columns(), _about_columns()
+    return (
+        select_columns(*whose, *about, key, spoken_of)
+        .select_from(Image)
+        .join(Project, col(Project.id) == project)
+        .join(Annotator, _is_whose())
+        .where(col(Image.id) == image)
+    )
+
+
+def _whose_columns() -> Any:
+    return (
+        col(Project.id), col(Project.seed), col(Project.holdout_share), col(Project.aggregate),
+        col(Project.labelling), col(Annotator.id), col(Annotator.proxy),
+    )  # fmt: skip
+
+
+def _about_columns() -> Any:
+    project: Any = bindparam("project")
     synthetic = (
         select_columns(col(SyntheticImage.image_id))
-        .where(col(SyntheticImage.image_id) == image)
+        .where(col(SyntheticImage.image_id) == Image.id)
         .exists()
     )
     return (
-        select_columns(
-            col(Project.id), col(Project.seed), col(Project.holdout_share),
-            col(Project.aggregate), col(Project.labelling), col(Image.sha256),
-            col(Image.source_group),
-            projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
-            projects.is_removed(project, Image.id), col(Annotator.id),
-            col(Annotator.proxy), _id_of_key().scalar_subquery(), spoken_of, synthetic,
-        )
-        .select_from(Image)
-        .join(Project, col(Project.id) == project)
-        .join(
-            Annotator,
-            col(Annotator.id)
-            == func.coalesce(welcome.scalar_subquery(), bindparam("otherwise", type_=Integer)),
-        )
-        .where(col(Image.id) == image)
+        col(Image.sha256), col(Image.source_group), synthetic,
+        projects.is_member(project, Image.id, projects.ANY_ROLE, removed_too=True),
+        projects.is_removed(project, Image.id),
     )  # fmt: skip
+
+
+def _is_whose() -> Any:
+    """Condition: the annotator is the person; where they are gone, shut out or a proxy, the one
+    whose it is `otherwise`."""
+    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]  # a table has it
+    welcome = select_columns(chosen.c.id).where(
+        chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
+    )
+    otherwise = bindparam("otherwise", type_=Integer)
+    return col(Annotator.id) == func.coalesce(welcome.scalar_subquery(), otherwise)
 
 
 def scene_of(
@@ -103,7 +130,70 @@ def scene_of(
         "otherwise": annotator_id if otherwise is None else otherwise,
     }  # fmt: skip
     row = session.connection().execute(_scene(), names).one_or_none()
-    return None if row is None else Scene(LabelRules(*row[:5]), *row[5:])
+    if row is None:
+        return None
+    return Scene(Whose(LabelRules(*row[:5]), *row[5:7]), About(*row[7:12]), *row[12:])
+
+
+@functools.cache
+def _whose() -> Any:
+    return (
+        select_columns(*_whose_columns())
+        .join(Annotator, _is_whose())
+        .where(col(Project.id) == bindparam("project"))
+    )
+
+
+def whose(
+    session: Session, project_id: int, annotator_id: int, otherwise: int | None
+) -> Whose | None:
+    """What of a `Scene` is the same for all images."""
+    names = {
+        "project": project_id, "person": annotator_id,
+        "otherwise": annotator_id if otherwise is None else otherwise,
+    }  # fmt: skip
+    row = session.connection().execute(_whose(), names).one_or_none()
+    return None if row is None else Whose(LabelRules(*row[:5]), *row[5:])
+
+
+@functools.cache
+def _about() -> Any:
+    images: Any = bindparam("images", expanding=True)
+    return select_columns(col(Image.id), *_about_columns()).where(col(Image.id).in_(images))
+
+
+def about(session: Session, project_id: int, image_ids: Sequence[int]) -> dict[int, About]:
+    """Image id -> what of a `Scene` is the image's, for those that are there."""
+    names = {"project": project_id, "images": image_ids}
+    rows = session.connection().execute(_about(), names)
+    return {row[0]: About(*row[1:]) for row in rows}
+
+
+@functools.cache
+def _events_about() -> Any:
+    return (
+        select_columns(*ScoreEvent.__table__.columns, col(Annotator.proxy).label("by_proxy"))  # type: ignore[attr-defined]  # a table has it
+        .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
+        .where(
+            col(ScoreEvent.project_id) == bindparam("project"),
+            col(ScoreEvent.image_id).in_(bindparam("images", expanding=True)),
+        )
+        .order_by(col(ScoreEvent.id))
+    )
+
+
+def events_about(
+    session: Session, project_id: int, image_ids: Sequence[int]
+) -> list[tuple[Recorded, bool]]:
+    """Every event on the images, undos and what they took back among them, oldest first, and
+    whether it is a proxy's."""
+    names = {"project": project_id, "images": image_ids}
+    found: list[tuple[Recorded, bool]] = []
+    for row in session.connection().execute(_events_about(), names).mappings():
+        columns = dict(row)
+        proxy = columns.pop("by_proxy")
+        found.append((_recorded(columns), proxy))
+    return found
 
 
 @functools.cache
@@ -111,10 +201,24 @@ def _id_of_key() -> Any:
     return select_columns(col(ScoreEvent.id)).where(col(ScoreEvent.key) == bindparam("key"))
 
 
-def with_key(session: Session, key: str) -> ScoreEvent | None:
+def with_key(session: Session, key: str) -> Recorded | None:
     """The event of an idempotency key: nearly always none, which a bare look-up finds cheapest."""
     found = session.connection().execute(_id_of_key(), {"key": key}).scalar_one_or_none()
-    return None if found is None else session.get(ScoreEvent, found)
+    return None if found is None else again(session, found)
+
+
+@functools.cache
+def _ids_of_keys() -> Any:
+    keys: Any = bindparam("keys", expanding=True)
+    return select_columns(col(ScoreEvent.key), col(ScoreEvent.id)).where(
+        col(ScoreEvent.key).in_(keys)
+    )
+
+
+def ids_of_keys(session: Session, keys: Sequence[str]) -> dict[str, int]:
+    """Idempotency key -> its event, for those that came before."""
+    rows = session.connection().execute(_ids_of_keys(), {"keys": keys})
+    return dict(rows.tuples().all())
 
 
 @functools.cache
@@ -122,10 +226,12 @@ def _insert_event() -> Any:
     return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]  # a table has it
 
 
+BLANK = {"value": None, "undoes": None, "event_group": None, "reason": "", "note": "", "key": None}
+
+
 def append(session: Session, **columns: Any) -> Recorded:
     """Write an event."""
-    blank = {"value": None, "undoes": None, "event_group": None, "reason": "", "note": ""}
-    columns = blank | columns
+    columns = BLANK | columns
     session.flush()
     written = session.connection().execute(_insert_event(), columns)
     assert written.inserted_primary_key is not None
@@ -133,7 +239,31 @@ def append(session: Session, **columns: Any) -> Recorded:
     return Recorded(new, columns["image_id"], columns["value"], columns, fresh=True)
 
 
-def again(event: ScoreEvent) -> Recorded:
+def next_ids(session: Session, count: int) -> Iterator[int]:
+    """The ids of the next events, of which at most so many are written, in their order and by
+    `append_all`. SQLite gives the same ones; on PostgreSQL those that are not used are left out."""
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        newest = connection.execute(select_columns(func.max(col(ScoreEvent.id)))).scalar() or 0
+        return iter(range(newest + 1, newest + 1 + count))
+    following = "nextval(pg_get_serial_sequence('score_event', 'id'))"
+    drawn = text(f"SELECT {following} FROM generate_series(1, :count)")
+    return iter(sorted(connection.execute(drawn, {"count": count}).scalars()))
+
+
+def append_all(session: Session, events: Sequence[Recorded]) -> None:
+    """Write events that have their ids (`next_ids`)."""
+    if events:
+        rows = [{"id": event.id, **event.columns} for event in events]
+        session.connection().execute(_insert_event(), rows)
+
+
+def again(session: Session, event_id: int) -> Recorded | None:
     """What is answered to a request that came before."""
-    columns = event.model_dump(exclude={"id"})
-    return Recorded(event.id, event.image_id, event.value, columns, fresh=False)
+    event = session.get(ScoreEvent, event_id)
+    return None if event is None else _recorded(event.model_dump())
+
+
+def _recorded(columns: dict[str, Any]) -> Recorded:
+    event_id = columns.pop("id")
+    return Recorded(event_id, columns["image_id"], columns["value"], columns, fresh=False)

@@ -11,6 +11,8 @@ from sqlmodel import Session, and_, col, func, select
 
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent
 
+TABLE = "table:"  # how the groups of scores out of tables begin: then the table
+
 _Inverse: Any = aliased(ScoreEvent)
 
 
@@ -66,14 +68,26 @@ def newest_of(
     return dict(rows.tuples().all())
 
 
-def newest_undoable(session: Session, project: Project, person: Annotator) -> ScoreEvent | None:
-    """The newest event of this person that stands: what `undo` takes back."""
-    newest: ScoreEvent | None = session.exec(
+@functools.cache
+def _undoable() -> Any:
+    of_a_table = func.coalesce(ScoreEvent.event_group, "").startswith(TABLE)
+    return (
         standing_events()
-        .where(ScoreEvent.project_id == project.id, ScoreEvent.annotator_id == person.id)
+        .where(
+            ScoreEvent.project_id == bindparam("project"),
+            ScoreEvent.annotator_id == bindparam("person"),
+            ~of_a_table,
+        )
         .order_by(col(ScoreEvent.id).desc())
         .limit(1)
-    ).first()
+    )
+
+
+def newest_undoable(session: Session, project: Project, person: Annotator) -> ScoreEvent | None:
+    """The newest event of this person that stands: what `undo` takes back. What came out of a table
+    is none: the table is taken back where it was brought in, and no key press reaches that far."""
+    names = {"project": project.id, "person": person.id}
+    newest: ScoreEvent | None = session.exec(_undoable(), params=names).first()
     return newest
 
 

@@ -7,9 +7,10 @@ project's `aggregate` of their scores is its label (proxies count only where no 
 
 import functools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from more_itertools import chunked
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm.util import identity_key
@@ -27,49 +28,54 @@ from tastemaker.database.tables import (
 from tastemaker.errors import Invalid
 from tastemaker.projects import LabelRules, on_holdout_side
 from tastemaker.scores import classes
+from tastemaker.scores.event_statements import About
 from tastemaker.scores.events import Event, highest_event, standing
 from tastemaker.scores.origin import Origin
 
+HELD_AT_ONCE = 5_000
 
-def hold(session: Session, project_id: int, image_ids: Sequence[int]) -> None:
+
+def hold(session: Session, project_id: int, image_ids: Iterable[int]) -> None:
     """Let nobody else give these images a score in any project until this transaction ends, nor
     change the rule of this one: a label is derived from all events there are, and two transactions
     that do not see each other's would each leave one out. To be called before they are read.
     SQLite has one writer at a time anyway."""
     if session.get_bind().dialect.name == "sqlite":
         return
-    images = (  # in the order of their ids: two who hold several wait for each other, not in a ring
-        select(Image.id).where(col(Image.id).in_(image_ids)).order_by(col(Image.id))
-    )
-    session.exec(images.with_for_update(key_share=True)).all()
+    # In the order of their ids: two who hold several wait for each other, not in a ring.
+    for some in chunked(sorted(set(image_ids)), HELD_AT_ONCE):
+        images = select(Image.id).where(col(Image.id).in_(some)).order_by(col(Image.id))
+        session.exec(images.with_for_update(key_share=True)).all()
     rule = select(Project.id).where(Project.id == project_id)
     session.exec(rule.with_for_update(read=True, key_share=True)).all()
 
 
-def derive_label(
-    session: Session,
-    project: Project | LabelRules,
-    image_id: int,
-    source_group: str,
+Derived = Label | None
+
+
+def label_of(
+    session: Session, project: Project | LabelRules, image_id: int, image: About,
     events: list[Event],
-    *,
-    synthetic: bool,
-) -> None:
-    """Make the label of one image agree with its standing events, oldest first; gone when nobody's
-    score stands. A `synthetic` one never measures."""
+) -> Derived:  # fmt: skip
+    """The label that follows from the standing events of an image, oldest first; None when nobody's
+    score stands. A synthetic one never measures."""
     combine = combiner(session, project)
-    derived = _label_from(project, image_id, source_group, events, combine, synthetic)
-    if derived is not None:
-        statement = _upsert_label(session.get_bind().dialect.name)
-        session.connection().execute(statement, derived.model_dump())
-        known = session.identity_map.get(identity_key(Label, (project.id, image_id)))
+    return _label_from(project, image_id, image.source_group, events, combine, image.synthetic)
+
+
+def write_labels(session: Session, project_id: int, derived: Mapping[int, Derived]) -> None:
+    """Make the labels of images, by their ids, what was derived for them."""
+    rows = [label.model_dump() for label in derived.values() if label is not None]
+    gone = [image_id for image_id, label in derived.items() if label is None]
+    if rows:
+        session.connection().execute(_upsert_label(session.get_bind().dialect.name), rows)
+    for some in chunked(gone, HELD_AT_ONCE):
+        of_these = col(Label.image_id).in_(some)
+        session.execute(delete(Label).where(col(Label.project_id) == project_id, of_these))
+    for image_id, label in derived.items():
+        known = session.identity_map.get(identity_key(Label, (project_id, image_id)))
         if known is not None:
-            session.expire(known)
-        return
-    label = session.get(Label, (project.id, image_id))
-    if label is not None:
-        session.delete(label)
-        session.flush()
+            session.expunge(known) if label is None else session.expire(known)
 
 
 def labels_at(session: Session, project: Project, event_high: int) -> dict[int, Label]:

@@ -7,34 +7,22 @@ This is the way of every key press, so it goes by bare statements (`event_statem
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlmodel import Session, select
+from more_itertools import chunked
+from sqlmodel import Session, col
 
-from tastemaker.database.tables import (
-    Annotator,
-    Image,
-    Project,
-    ScoreEvent,
-    SyntheticImage,
-    TestRun,
-    TestRunScore,
-    in_utc,
-    now,
-)
+from tastemaker.database.tables import Annotator, Project, ScoreEvent, TestRun, in_utc, now
 from tastemaker.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from tastemaker.projects import LabelRules
 from tastemaker.scores import classes, offers
 from tastemaker.scores.answers import RATED, SWEEPS
-from tastemaker.scores.event_statements import Recorded, again, append, scene_of, with_key
-from tastemaker.scores.events import (
-    Event,
-    newest_undoable,
-    standing_events,
-    standing_on,
-)
-from tastemaker.scores.labels import derive_label, hold
+from tastemaker.scores.event_statements import Recorded, with_key
+from tastemaker.scores.events import Event, newest_undoable, standing_events
+from tastemaker.scores.labels import hold
+from tastemaker.scores.ledgers import AT_ONCE, Ledger, OneByOne, all_at_once
 from tastemaker.scores.origin import Origin
 
 NO_UNDO = "no-undo"  # the code of an undo for which there is nothing to take back
@@ -94,7 +82,7 @@ def record_for(
     at: datetime | None = None,
     otherwise: int | None = None,
     unless_same: bool = False,
-    held: bool = False,
+    ledger: Ledger | None = None,
 ) -> Recorded:
     """Append an event: `set` (with a value), `skip` or `flag`, or of a sweep `at_least` or `below`
     (with a value: the score is such, whatever it is); or `rated`, with the value that follows from
@@ -110,8 +98,8 @@ def record_for(
     `sha256`, where it is given, must be the image's: ids begin at one in every library. `at` is
     when it was given, where that was not now: scores brought in from a file keep their time. With
     `unless_same`, and always in the library, what is there already is not written again: in the
-    library where it is the newest, from a file as `_said_before` tells. `held` says that the caller
-    holds the image already (`hold`).
+    library where it is the newest, from a file as `_said_before` tells. With a `ledger` the caller
+    holds the image already (`hold`), and it is written when that closes.
     Raises `NotFound` for an image (project, person) that is not there, is not one of the project's
     or was taken out.
     """
@@ -119,42 +107,43 @@ def record_for(
         raise Invalid(f"“{kind}” is not something one can say about an image.")
     if (kind in ("set", RATED, *SWEEPS)) != (value is not None):
         raise Invalid("A score needs a value from 0 to 10; a skip or a flag has none.")
-    if not held:
+    if ledger is None:
         hold(session, project_id, [image_id])
-    scene = scene_of(session, project_id, image_id, annotator_id, otherwise, key)
+        ledger = OneByOne(session)
+    scene = ledger.scene(project_id, image_id, annotator_id, otherwise, key)
     if scene is None:
         raise NotFound("This image is not in the library.", "It may have been removed; go on.")
-    if sha256 not in (None, scene.sha256):
+    (terms, annotator_id, proxy), image = scene.whose, scene.image
+    if sha256 not in (None, image.sha256):
         raise Conflict(
             "Here this is another picture than the one that was scored; nothing was saved.",
             "It belongs to another library, or to this one as it was before a backup came back.",
             code="another-image",
         )
-    annotator_id = scene.annotator_id
     if scene.with_key is not None:
-        before = session.get(ScoreEvent, scene.with_key)
+        before = ledger.event(scene.with_key)
         assert before is not None, "it was there a statement ago, in this transaction"
-        same = (before.project_id, before.image_id, before.annotator_id, before.kind)
-        said = _is_said(session, scene.terms, before.value, value, kind)
-        if same != (project_id, image_id, annotator_id, kind) or not said:
+        of = (before.columns["project_id"], before.image_id, before.columns["annotator_id"])
+        said = _is_said(session, terms, before.value, value, kind)
+        if (*of, before.kind) != (project_id, image_id, annotator_id, kind) or not said:
             raise Conflict("This request key was used for another score.", "Reload the page.")
-        return again(before)
+        return replace(before, fresh=False)
     if value is not None:
-        value = parse_value(session, scene.terms, value, kind)
-    if not scene.member:
+        value = parse_value(session, terms, value, kind)
+    if not image.member:
         raise NotFound("This image is not in this project; nothing was saved.", "Add it first.")
-    if scene.removed and origin != Origin.IMPORT:
+    if image.removed and origin != Origin.IMPORT:
         raise NotFound(
             "This image was taken out of the project meanwhile; nothing was saved.",
             "Go on with the next one.",
         )
-    standing = standing_on(session, project_id, image_id) if scene.spoken_of else []
+    standing = ledger.standing(project_id, image_id) if scene.spoken_of else []
     newest = next((e for e in reversed(standing) if e.annotator_id == annotator_id), None)
     if expected is not None and (newest.id if newest else 0) != expected:
         scored = newest is not None and newest.kind == "set"
         theirs = newest.value if newest is not None and scored else None
         there, here = (
-            "nothing" if one is None else classes.in_words(session, scene.terms, one)
+            "nothing" if one is None else classes.in_words(session, terms, one)
             for one in (theirs, value)
         )
         raise Stale(
@@ -173,27 +162,22 @@ def record_for(
         if came.origin == Origin.LIBRARY:
             known = newest if (newest.kind, newest.value) == (kind, value) else None
         else:
-            known = _said_before(session, mine, kind, value, at)
+            known = _said_before(ledger, mine, kind, value, at)
         if known is not None:
-            event = session.get(ScoreEvent, known.id)
+            event = ledger.event(known.id)
             assert event is not None, "it was there a statement ago, in this transaction"
-            return again(event)
-    written = append(
-        session,
+            return replace(event, fresh=False)
+    written = ledger.append(
+        proxy=proxy,
         project_id=project_id, image_id=image_id, annotator_id=annotator_id, kind=kind,
         value=value, origin=came.origin.value, reason=came.reason[:offers.MOST_REASON],
         note=note[:2000], key=key, event_group=group, at=at or now(),
     )  # fmt: skip
     if came.test_run is not None and session.get(TestRun, came.test_run) is not None:
-        session.add(TestRunScore(test_run_id=came.test_run, event_id=written.id))
-        session.flush()
+        ledger.note_test_run(came.test_run, written.id)
     if kind == "set":
-        standing.append(
-            Event(written.id, annotator_id, kind, value, None, came.origin, scene.proxy)
-        )
-        derive_label(
-            session, scene.terms, image_id, scene.source_group, standing, synthetic=scene.synthetic
-        )
+        standing.append(Event(written.id, annotator_id, kind, value, None, came.origin, proxy))
+        ledger.label(terms, image_id, image, standing)
     return written
 
 
@@ -210,7 +194,7 @@ def _is_said(
 
 
 def _said_before(
-    session: Session, mine: list[Event], kind: str, value: int | None, at: datetime | None
+    ledger: Ledger, mine: list[Event], kind: str, value: int | None, at: datetime | None
 ) -> Event | None:
     """The event among a person's on an image that already says what a row of a file does. Of scores
     the newest counts, whatever sweeps came after it. One that says the same at the same time is the
@@ -220,34 +204,47 @@ def _said_before(
     if same and (same[-1] is of_kind[-1] or (at is None and kind in SWEEPS)):
         return same[-1]
     for event in same:
-        row = session.get(ScoreEvent, event.id)
-        if row is not None and at is not None and in_utc(row.at) == in_utc(at):
+        there = ledger.event(event.id)
+        if there is not None and at is not None and in_utc(there.columns["at"]) == in_utc(at):
             return event
     return None
+
+
+class Given(NamedTuple):
+    """What a person gave an image, as an event holds it; `at` is when, where that was not now."""
+
+    image_id: int
+    annotator_id: int
+    value: int
+    kind: str = "set"
+    at: datetime | None = None
 
 
 def record_many(
     session: Session,
     project: Project,
-    person: Annotator,
-    scores: Iterable[tuple[int, int]],
+    scores: Iterable[Given],
     *,
     origin: Origin,
-    kind: str = "set",
     group: str | None = None,
-    at: datetime | None = None,
-) -> int:
-    """Record (image id, score) pairs, leaving out those that already say the same. Returns how many
-    were written."""
+) -> list[bool]:
+    """Record scores in their order, leaving out those that already say the same. Of each, whether
+    it was written."""
     scores = list(scores)
-    hold(session, project.id, [image_id for image_id, _ in scores])
-    return sum(
-        record_for(
-            session, project.id, image_id, person.id, kind, value, origin=origin, group=group,
-            at=at, unless_same=True, held=True,
-        ).fresh
-        for image_id, value in scores
-    )  # fmt: skip
+    hold(session, project.id, (given.image_id for given in scores))
+    written: list[bool] = []
+    for some in chunked(scores, AT_ONCE):
+        with all_at_once(
+            session, project.id, (given.image_id for given in some), most=len(some)
+        ) as ledger:
+            written += [
+                record_for(
+                    session, project.id, image_id, annotator_id, kind, value, origin=origin,
+                    group=group, at=at, unless_same=True, ledger=ledger,
+                ).fresh
+                for image_id, annotator_id, value, kind, at in some
+            ]  # fmt: skip
+    return written
 
 
 def undo(
@@ -263,10 +260,10 @@ def undo(
     if key is not None:
         before = with_key(session, key)
         if before is not None:
-            same = (before.project_id, before.annotator_id, before.kind)
-            if same != (project.id, person.id, "undo"):
+            of = (before.columns["project_id"], before.columns["annotator_id"])
+            if (*of, before.kind) != (project.id, person.id, "undo"):
                 raise Conflict("This request key was used for another score.", "Reload the page.")
-            return again(before)
+            return before
     if event_id is not None:
         event = session.get(ScoreEvent, event_id)
         if event is None or event.project_id != project.id:
@@ -300,22 +297,45 @@ def undo_group(session: Session, project: Project, person: Annotator, group: str
     return len(_take_back(session, project, together, {}))
 
 
+def undo_recorded(session: Session, project: Project, group: str, ids: range) -> int:
+    """Take back what still stands of a group that was recorded for whoever it names, of the events
+    with these ids. Returns how many that were."""
+    of_these = standing_events().where(
+        ScoreEvent.project_id == project.id,
+        col(ScoreEvent.id).between(ids.start, ids.stop - 1),
+        ScoreEvent.event_group == group,
+    )
+    together = list(session.exec(of_these))
+    hold(session, project.id, [event.image_id for event in together])
+    together = list(session.exec(of_these))  # nobody takes it back any more
+    return len(_take_back(session, project, together, {}))
+
+
 def _take_back(
     session: Session, project: Project, together: list[ScoreEvent], keys: dict[int, str | None]
 ) -> list[Recorded]:
     """The inverse of each, and the labels that follow."""
-    inverse: list[Recorded] = []
-    for event in together:
-        inverse.append(append(
-            session,
-            project_id=project.id, image_id=event.image_id, annotator_id=event.annotator_id,
-            kind="undo", undoes=event.id, origin=event.origin, key=keys.get(event.id), at=now(),
-        ))  # fmt: skip
-        group = session.exec(select(Image.source_group).where(Image.id == event.image_id)).one()
-        standing = standing_on(session, project.id, event.image_id)
-        made = session.get(SyntheticImage, event.image_id) is not None
-        derive_label(session, project, event.image_id, group, standing, synthetic=made)
-    return inverse
+    ids = [event.image_id for event in together]
+    ledger: Ledger
+    if len(together) == 1:
+        return [_inverse(OneByOne(session), project, together[0], keys)]
+    with all_at_once(session, project.id, ids, most=len(together)) as ledger:
+        return [_inverse(ledger, project, event, keys) for event in together]
+
+
+def _inverse(
+    ledger: Ledger, project: Project, event: ScoreEvent, keys: dict[int, str | None]
+) -> Recorded:
+    scene = ledger.scene(project.id, event.image_id, event.annotator_id, event.annotator_id, None)
+    assert scene is not None, "an event is of an image and a person that are there"
+    written = ledger.append(
+        proxy=scene.whose.proxy,
+        project_id=project.id, image_id=event.image_id, annotator_id=event.annotator_id,
+        kind="undo", undoes=event.id, origin=event.origin, key=keys.get(event.id), at=now(),
+    )  # fmt: skip
+    standing = ledger.standing(project.id, event.image_id)
+    ledger.label(scene.whose.terms, event.image_id, scene.image, standing)
+    return written
 
 
 def _undone_with(session: Session, newest: ScoreEvent) -> list[ScoreEvent]:

@@ -10,17 +10,21 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from more_itertools import chunked
 from sqlmodel import Session, col, select
 
 from tastemaker import images
 from tastemaker.database.tables import Image, ImageName, ImagePath
 from tastemaker.errors import Conflict, NotFound
-from tastemaker.files import is_text, typed_path
+from tastemaker.files import is_text, typed_path, unescape_formula
 from tastemaker.files.texts import composed
+
+R = TypeVar("R")
 
 WINDOWS = re.compile(r"^[A-Za-z]:/|\\")
 
@@ -31,13 +35,49 @@ def _without_scheme(reference: str) -> str:
     return unquote(parts.path) if parts and parts.netloc in ("", "localhost") else reference
 
 
+AT_ONCE = 500  # references that are looked up in one statement
+
+
 class References:
     """Looks up what the rows of a file in `folder` mean. `by_ending` counts the paths that were
     found by how they end."""
 
     def __init__(self, session: Session, folder: Path) -> None:
         self._session, self._folder = session, folder
+        self._expected: set[str] = set()
+        self._hashes: dict[str, Image] = {}
+        self._paths: dict[str, int] = {}
+        self._images: dict[int, Image] = {}  # the session would let go of them
         self.by_ending = 0
+
+    def ahead(self, rows: Iterable[R], named: Callable[[R], Iterable[Any]]) -> Iterator[R]:
+        """The rows, in their order; what they name is looked up for many at once."""
+        for some in chunked(rows, AT_ONCE):
+            names = (unescape_formula(str(cell)) for row in some for cell in named(row) if cell)
+            self._expect({_without_scheme(name) for name in names})
+            yield from some
+
+    def _expect(self, references: set[str]) -> None:
+        """Ask for the hashes and the paths that these are, and for their images."""
+        usable = {reference for reference in references if is_text(reference)}
+        usable = {reference for reference in usable if "\0" not in reference}
+        bare = {reference.strip().lower() for reference in usable}
+        by_hash = select(Image).where(col(Image.sha256).in_([b for b in bare if len(b) == 64]))
+        self._hashes = {image.sha256: image for image in self._session.exec(by_hash)}
+        places = {place for reference in usable for place in self._places(reference)}
+        at = select(ImagePath.path, ImagePath.image_id)
+        self._paths = {
+            path: image_id
+            for some in chunked(places, 10 * AT_ONCE)
+            for path, image_id in self._session.exec(at.where(col(ImagePath.path).in_(some)))
+        }
+        ids = set(self._paths.values())
+        self._images = {
+            image.id: image
+            for some in chunked(ids, AT_ONCE)
+            for image in self._session.exec(select(Image).where(col(Image.id).in_(some)))
+        }
+        self._expected = usable
 
     def find(self, reference: str) -> Image:
         """Raises `NotFound`, and `Conflict` where several images fit."""
@@ -54,16 +94,25 @@ class References:
 
     def _by_hash(self, reference: str) -> Image | None:
         bare = reference.strip().lower()
+        if reference in self._expected:
+            return self._hashes.get(bare)
         return images.by_sha256(self._session, bare) if len(bare) == 64 else None
 
     def _by_path(self, reference: str) -> Image | None:
-        path = typed_path(reference)
-        tried = [reference]
-        for place in [path] if path.is_absolute() else [self._folder / path]:
-            tried += [os.path.normpath(place.absolute()), os.path.realpath(place)]
-        known = select(ImagePath).where(col(ImagePath.path).in_(_spellings(tried)))
-        found = {row.image_id for row in self._session.exec(known)}
+        places = self._places(reference)
+        if reference in self._expected:
+            found = {self._paths[place] for place in places if place in self._paths}
+        else:
+            known = select(ImagePath.image_id).where(col(ImagePath.path).in_(places))
+            found = set(self._session.exec(known))
         return self._only(found, reference)
+
+    def _places(self, reference: str) -> set[str]:
+        """Where a file of that path may lie."""
+        path = typed_path(reference)
+        place = path if path.is_absolute() else self._folder / path
+        tried = [reference, os.path.normpath(place.absolute()), os.path.realpath(place)]
+        return _spellings(tried)
 
     def _by_name(self, reference: str) -> Image | None:
         spelt = _spellings([reference])

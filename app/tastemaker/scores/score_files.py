@@ -14,17 +14,25 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from more_itertools import first
+from more_itertools import chunked, first
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
 from tastemaker.database import sessions
-from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, in_utc
+from tastemaker.database.statements import insert_missing
+from tastemaker.database.tables import (
+    Annotator,
+    CollectionImage,
+    Image,
+    Project,
+    ScoreEvent,
+    in_utc,
+)
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
 from tastemaker.files import escape_formula, unescape_formula, write_atomic
 from tastemaker.files.json_text import json_text
-from tastemaker.scores import classes
+from tastemaker.scores import classes, imported_tables
 from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 from tastemaker.scores.references import References
 from tastemaker.scores.row_files import Row, check_ending, read_rows
@@ -40,6 +48,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 SCORE_COLUMNS = ("score", "rating", "stars")
 NAMES_OF_CLASSES = ("class", "label", "tags", "score")
+IDS_PER_QUERY = 5_000
 SHOWN = 10  # rows of a preview
 MOST_TOLD = 200  # bad rows of different kinds in one answer
 
@@ -93,8 +102,9 @@ class ImportedScores:
     """How many scores were `recorded`, were there already (`unchanged`), and were `overruled` by a
     later row with another score; the rows that were left out (`bad`); the `lowest` and `highest`
     value found, as it is in the file, and whether any lies `between` two whole numbers; how many
-    images were found by how their paths end; how many answers name no person (`nameless`). Of a
-    preview, the first rows are `shown`."""
+    images were found by how their paths end; how many answers name no person (`nameless`); the
+    number under which the `table` is taken back, 0 with nothing recorded. Of a preview, the first
+    rows are `shown`."""
 
     recorded: int = 0
     unchanged: int = 0
@@ -104,6 +114,7 @@ class ImportedScores:
     between: bool = False
     by_ending: int = 0
     nameless: int = 0
+    table: int = 0
     bad: list[BadRow] = field(default_factory=list)
     shown: list[ShownRow] = field(default_factory=list)
 
@@ -144,14 +155,15 @@ def import_scores(
     columns: ColumnNames = ColumnNames(),
     preview: bool = False,
     as_hints: bool = False,
+    called: str = "",
 ) -> ImportedScores:
     """Record every row of a file, in one transaction. With bad rows in it nothing is recorded, and
     `BadRows` names each; with `skip_bad_rows` the others are recorded. A column `annotator` keeps
     people apart; `scored_at`, where it is given, is kept as the time of the score. Scores are on
     0–10 unless a `scale` says otherwise. An image of the library that is not in the project joins
     it, in a collection of its own. A `preview` records nothing and shows the first rows.
-    `as_hints`, the scores are another program's marks: nobody's, no labels, and taken back like
-    stars."""
+    `as_hints`, the scores are another program's marks: nobody's, and no labels. What was recorded
+    is taken back as one (`imported_tables`), under the name of the file, or what it is `called`."""
     rows = read_rows(file)
     if not rows:
         raise Invalid(
@@ -180,7 +192,7 @@ def import_scores(
         project = projects.get(session, project.id)
         if as_hints:
             good = [row._replace(person=OTHER_PROGRAMS) for row in good]
-        _record(session, project, good, told, RATED if as_hints else "set")
+        _record(session, project, good, told, RATED if as_hints else "set", called or file.name)
     return told
 
 
@@ -230,7 +242,7 @@ def _good_rows(
 ) -> list[GoodRow]:
     """The rows that can be recorded; the others are told, with all that was found."""
     good: list[GoodRow] = []
-    for row in rows:
+    for row in references.ahead(rows, lambda row: [_cell(row, reading.image)]):
         try:
             good.append(_read(row, references, reading, told))
         except TastemakerError as error:
@@ -272,27 +284,28 @@ def _read(row: Row, references: References, reading: Reading, told: ImportedScor
 
 
 def _record(
-    session: Session, project: Project, good: list[GoodRow], told: ImportedScores, kind: str
-) -> None:
-    group = f"{RECORDING}table-{secrets.token_hex(8)}:0" if kind == RATED else None
+    session: Session, project: Project, good: list[GoodRow], told: ImportedScores, kind: str,
+    called: str,
+) -> None:  # fmt: skip
+    hints = f"{RECORDING}table-{secrets.token_hex(8)}:0" if kind == RATED else None
+    table = imported_tables.begin(session, project, called, group=hints)
+    group = table.payload["group"]
     latest: dict[tuple[int, int], int] = {}
     people = {
         name: projects.annotator(session, name, proxy=name in (projects.IMPORTED, OTHER_PROGRAMS))
         for name in {row.person for row in good}
     }
-    for image_id in {row.image_id for row in good}:
-        _join(session, project, image_id)
-    for row in good:
-        person = people[row.person]
-        written = scores.record_many(
-            session, project, person, [(row.image_id, row.value)], origin=scores.Origin.IMPORT,
-            kind=kind, group=group, at=row.at,
-        )  # fmt: skip
-        key = (row.image_id, person.id)
-        told.overruled += latest.setdefault(key, row.value) != row.value
-        latest[key] = row.value
-        told.recorded += written
-        told.unchanged += not written
+    _join(session, project, sorted({row.image_id for row in good}))
+    given = [scores.Given(r.image_id, people[r.person].id, r.value, kind, r.at) for r in good]
+    written = scores.record_many(session, project, given, origin=scores.Origin.IMPORT, group=group)
+    for one in given:
+        key = (one.image_id, one.annotator_id)
+        told.overruled += latest.setdefault(key, one.value) != one.value
+        latest[key] = one.value
+    new = [one.image_id for one, is_new in zip(given, written, strict=True) if is_new]
+    told.table = imported_tables.finish(session, project, table, new)
+    told.recorded += sum(written)
+    told.unchanged += len(written) - sum(written)
 
 
 def _given(cell: Any) -> bool:
@@ -332,13 +345,19 @@ def refused(
     return BadRows(message, " ".join(way for way in ways if way), told.bad)
 
 
-def _join(session: Session, project: Project, image_id: int) -> None:
-    """Put an image into the project, unless it is in it or was taken out of it."""
+def _join(session: Session, project: Project, image_ids: Sequence[int]) -> None:
+    """Put images into the project, except those that are in it or were taken out of it."""
     member = projects.is_member(project.id, col(Image.id), projects.ANY_ROLE, removed_too=True)
-    if session.exec(select(Image.id).where(Image.id == image_id, member)).first() is None:
+    outside = [
+        image_id
+        for some in chunked(image_ids, IDS_PER_QUERY)
+        for image_id in session.exec(select(Image.id).where(col(Image.id).in_(some), ~member))
+    ]
+    if outside:
         scored = images.collection_named(session, f"{project.name}: imported scores"[:100])
         projects.add_collection(session, project, scored)
-        images.put_in_collection(session, scored.id, image_id)
+        rows = [{"collection_id": scored.id, "image_id": image_id} for image_id in outside]
+        insert_missing(session, CollectionImage, rows)
 
 
 def moment(text: Any) -> datetime | None:

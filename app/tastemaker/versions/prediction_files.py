@@ -114,7 +114,7 @@ def import_predictions(
         classes.check_scores(project)
         version = versions.by_number(session, project, number)
         references = References(session, file.parent)
-        for row in rows:
+        for row in references.ahead(rows, lambda row: [row.cells.get("sha256")]):
             try:
                 if row.fault:
                     raise Invalid(row.fault)

@@ -12,6 +12,7 @@ from tastemaker.config import Settings
 from tastemaker.database.tables import EncoderRow, Project, Version, VersionPrior
 from tastemaker.errors import Conflict, NotFound
 from tastemaker.files import sha256_of
+from tastemaker.files.addresses import is_address
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.version_metrics import MeasuredOn
 from tastemaker.versions import class_report, priors
@@ -69,7 +70,7 @@ def project_and_number(session: Session, text: str) -> tuple[Project, str]:
     has an @. Raises `NotFound` for a project that is not there."""
     text = text.strip()
     name, at, number = text.rpartition("@")
-    if not at or projects.find(session, text):
+    if not at or is_address(text) or projects.find(session, text):
         return projects.by_name(session, text), ""
     return projects.by_name(session, name), number
 
