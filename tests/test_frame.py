@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from in_browser import PHONE, browsing, serving
+from in_browser import DESKTOP, PHONE, browsing, serving
 from playwright.sync_api import Browser, expect
 from web_world import World, add_version, embed_all, make_world
 
@@ -112,6 +112,39 @@ def test_a_number_behind_a_name_from_right_to_left_stays_behind_it(
             }"""
         )
         assert name < number
+
+
+def test_where_one_is_shows_in_the_colours_of_the_system_too(
+    chromium: Browser, world: World
+) -> None:
+    with serving(world) as address, browsing(chromium, forced_colors="active") as page:
+        page.goto(f"{address}{world.at}/versions")
+        for links, size in ((".side nav", DESKTOP), (".tabs", DESKTOP), (".side nav", PHONE)):
+            page.set_viewport_size(size)
+            looks = page.locator(f"{links} > a:visible").evaluate_all(
+                """all => all.map(a => [a.hasAttribute("aria-current"),
+                  getComputedStyle(a).backgroundColor, getComputedStyle(a).color])"""
+            )
+            here = [look for current, *look in looks if current]
+            others = [look for current, *look in looks if not current]
+            assert len(here) == 1 and others and here[0] not in others, (links, size)
+
+
+def test_a_printed_page_holds_what_is_told_and_nothing_to_press(
+    chromium: Browser, world: World
+) -> None:
+    add_version(world, 0, dict.fromkeys(range(1, 4), 0.5))
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/settings")
+        for _ in "dark", "light":
+            page.get_by_role("button", name="Theme:").first.click()
+            page.emulate_media(media="print")
+            page.goto(f"{address}/versions/1")
+            expect(page.get_by_role("heading", name="v1.0")).to_be_visible()
+            expect(page.locator("nav:visible, button:visible, .button:visible")).to_have_count(0)
+            ink = "() => getComputedStyle(document.querySelector('main h1')).color"
+            assert page.evaluate(ink) == "oklch(0.22 0 0)"
+            page.emulate_media(media="screen")
 
 
 def test_a_failed_embedding_is_told_on_every_page_with_the_ways_out(world: World) -> None:
