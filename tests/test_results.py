@@ -157,8 +157,28 @@ def test_two_versions_are_told_on_the_images_that_judge_both(made: Trained) -> N
         "always guessing the middle errs "
     )
     assert told["verdict"] == mae["verdict"] and f"On {n} images" in told["rests_on"]
+    then = made.version("v1.0").metrics.measured.mae.value
+    same = f"{then:.1f}" == f"{mae['old']:.1f}"
+    assert ("was published with" in told["rests_on"]) != same
     page = page_of(made)
     assert told["headline"] in page and told["finding"] in page
+
+
+def test_an_error_that_reads_otherwise_than_when_it_was_published_is_explained(
+    made: Trained,
+) -> None:
+    """On Versions stands what was measured then; here what both err by the scores of now."""
+    then = made.version("v1.0").metrics.measured.mae.value
+    assert then is not None
+    with reading(made.engine) as session:
+        held = {label.image_id: label.value for label in session.exec(select(Label)).all()}
+    made.score({image_id: int(10 - held[image_id]) for image_id in sorted(held)[::3]})
+    made.train()
+    told = results(made)["summary"]
+    assert f"where v1.0 erred {then:.1f}" not in told["headline"]
+    assert f"v1.0 was published with an error of {then:.1f}, by the" in told["rests_on"]
+    listed = made.world.client.get(f"/projects/{made.project_id}/versions").text
+    assert "images and scores)" in listed
 
 
 def test_a_first_version_is_told_beside_one_answer_for_all(made: Trained) -> None:
