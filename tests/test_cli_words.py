@@ -155,6 +155,37 @@ def test_a_percentage_that_reads_two_ways_is_refused_with_both(
     fails(run("score", vectors, "--model", head, *typed), *readings)
 
 
+@pytest.mark.parametrize(
+    ("option", "typed", "such_as"),
+    [
+        ("--min", "sixty", "60, or 60%"),
+        ("--max", "nan", "60, or 60%"),
+        ("--max", "inf%", "60, or 60%"),
+        ("--top", "many", "100, or 10%"),
+        ("--top", "2.5", "100, or 10%"),
+    ],
+)
+def test_what_is_no_number_is_told_in_plain_words(
+    run: Run, head: Path, vectors: Path, option: str, typed: str, such_as: str
+) -> None:
+    refused = run("score", vectors, "--model", head, option, typed)
+    assert refused.code == 2 and f"“{typed}” is no number; write {such_as}" in unboxed(refused)
+
+
+def unboxed(said: Said) -> str:
+    return " ".join(said.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("option", ["--out", "--copy", "--embeddings-out", "--sheet"])
+def test_a_lone_dash_is_no_place_to_write_to(
+    run: Run, head: Path, pictures: Path, option: str
+) -> None:
+    """Who writes it wants the rows on standard output, and would find a folder called “-”."""
+    refused = run("score", pictures, "--model", head, option, "-")
+    assert refused.code == 2 and f"'{option}': a file or a folder is meant" in unboxed(refused)
+    assert not Path("-").exists() and not refused.out
+
+
 def test_a_percent_sign_settles_which_of_the_two_is_meant(
     run: Run,
     head: Path,

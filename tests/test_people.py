@@ -500,6 +500,19 @@ def test_a_role_is_checked_before_the_body_is_read(guarded: World) -> None:
     assert "Only the admin" in answer.text
 
 
+def test_who_follows_a_link_beyond_their_rights_is_told_of_the_page_not_of_a_change(
+    guarded: World,
+) -> None:
+    with writing(guarded.engine) as session:
+        accounts.add(session, "Rita", SECRET, "viewer")
+    for name, told in (("Ada", "Only an admin sees this."), ("Rita", "you may look at the rest")):
+        answer = signed_in(guarded, name).get(f"{guarded.at}/add")
+        assert answer.status_code == 403
+        assert told in answer.text and "nothing was changed" not in answer.text
+    robot = with_token(guarded, "Ada", "read").get("/api/v1/people")
+    assert robot.status_code == 403 and "This token may not see this." in robot.text
+
+
 def test_a_route_without_a_permission_cannot_be_made() -> None:
     router = APIRouter(route_class=permissions.GuardedRoute)
     with pytest.raises(TypeError, match="0 permissions"):

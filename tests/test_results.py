@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 from trained_world import Trained, open_trained, taste, trained_home, vectors
 from web_world import World, add_job, add_version, make_world, score_some
 
 from tastemaker import jobs
 from tastemaker.database.sessions import reading, writing
-from tastemaker.database.tables import Label, Prediction, VersionLabel
+from tastemaker.database.tables import Image, Label, Prediction, VersionLabel
 from tastemaker.learning.version_metrics import Estimate
 from tastemaker.pages.results import finding
 
@@ -64,6 +64,25 @@ def test_both_ends_are_images_that_nobody_scored_and_neither_version_saw(made: T
     assert best == sorted(best, reverse=True) and worst == sorted(worst)
     assert min(best) > max(worst)
     assert "nobody has scored" in page_of(made)
+
+
+def test_of_a_burst_one_is_shown_so_that_it_does_not_fill_the_page(made: Trained) -> None:
+    second_version(made, waiting=60)
+    before = results(made)["shown"][0]
+    burst = shown_ids({"best": before["best"][:8], "worst": before["worst"][:2]})
+    with writing(made.engine) as session:
+        for image in session.exec(select(Image).where(col(Image.id).in_(burst))):
+            image.source_group = "burst"
+            session.add(image)
+    version = made.version("v1.1").id
+    ends = results(made)["shown"][0]
+    assert len(ends["best"]) == len(ends["worst"]) == 12 and len(set(shown_ids(ends))) == 24
+    assert len(set(burst) & set(shown_ids(ends))) == 1
+    assert ends["best"][0] == before["best"][0]
+    for name in ("top", "threshold", "bottom"):
+        sheet = made.world.client.get(f"{API}/versions/{version}/sheets/{name}?n=50").json()
+        assert len({tile["image_id"] for tile in sheet} & set(burst)) <= 1
+    assert "of near-duplicates one" in page_of(made)
 
 
 def test_an_image_stands_where_the_number_below_it_puts_it(made: Trained) -> None:
@@ -138,8 +157,28 @@ def test_two_versions_are_told_on_the_images_that_judge_both(made: Trained) -> N
         "always guessing the middle errs "
     )
     assert told["verdict"] == mae["verdict"] and f"On {n} images" in told["rests_on"]
+    then = made.version("v1.0").metrics.measured.mae.value
+    same = f"{then:.1f}" == f"{mae['old']:.1f}"
+    assert ("was published with" in told["rests_on"]) != same
     page = page_of(made)
     assert told["headline"] in page and told["finding"] in page
+
+
+def test_an_error_that_reads_otherwise_than_when_it_was_published_is_explained(
+    made: Trained,
+) -> None:
+    """On Versions stands what was measured then; here what both err by the scores of now."""
+    then = made.version("v1.0").metrics.measured.mae.value
+    assert then is not None
+    with reading(made.engine) as session:
+        held = {label.image_id: label.value for label in session.exec(select(Label)).all()}
+    made.score({image_id: int(10 - held[image_id]) for image_id in sorted(held)[::3]})
+    made.train()
+    told = results(made)["summary"]
+    assert f"where v1.0 erred {then:.1f}" not in told["headline"]
+    assert f"v1.0 was published with an error of {then:.1f}, by the" in told["rests_on"]
+    listed = made.world.client.get(f"/projects/{made.project_id}/versions").text
+    assert "images and scores)" in listed
 
 
 def test_a_first_version_is_told_beside_one_answer_for_all(made: Trained) -> None:

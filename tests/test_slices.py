@@ -171,7 +171,9 @@ def test_a_large_tag_with_few_labels_is_named_without_being_a_slice(tmp_path: Pa
     told = (row.name, row.id, row.library_share, row.training, row.pass_rate)
     assert told == ("male", 0, 0.25, 2, 0.0)
     page = world.client.get(f"{world.at}/slices").text
-    sentence = r"male: 3\.3\s% of the training labels, 25\s% of the library, pass rate 0\s%\."
+    sentence = (
+        r"male</span>: 3\.3\s% of the training labels, 25\s% of the library, pass rate 0\s%\."
+    )
     assert re.search(sentence, page)
     told = world.client.get(f"/api/v1{world.at}/slices").json()
     assert [row["name"] for row in told["under_represented"]] == ["male"] and not told["slices"]

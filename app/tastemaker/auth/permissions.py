@@ -64,7 +64,7 @@ class Permission:
         if user.who == Who.NOBODY:
             raise not_signed_in()
         if user.role not in self.roles:
-            raise _beyond(user)
+            raise _beyond(user, looks=request.method in ("GET", "HEAD"))
 
     async def __call__(self, user: CurrentUser) -> Identity:
         return user
@@ -90,22 +90,20 @@ def require_admin(user: Identity) -> None:
         raise _beyond(user)
 
 
-def _beyond(user: Identity) -> Forbidden:
-    """What says that this is beyond somebody's rights."""
+def _beyond(user: Identity, *, looks: bool = False) -> Forbidden:
+    """What says that this is beyond somebody's rights; `looks`: who only followed a link, and
+    wanted to change nothing."""
     if user.by_token:
-        return Forbidden(
-            "This token may not do this; nothing was changed.",
-            "Use one of a wider scope, made by somebody who may do it (People, API tokens).",
-        )
-    if not user.may_score:
-        return Forbidden(
-            "You may look here, and change nothing; nothing was changed.",
-            "An admin can let you score (People).",
-        )
-    return Forbidden(
-        "Only the admin can do this here; nothing was changed.",
-        "You can score, review and look at everything.",
-    )
+        message = "This token may not see this." if looks else "This token may not do this"
+        hint = "Use one of a wider scope, made by somebody who may do it (People, API tokens)."
+    elif not user.may_score:
+        message = "This is shown only to those who may change it; you may look at the rest."
+        message = message if looks else "You may look here, and change nothing"
+        hint = "An admin can let you score (People)."
+    else:
+        message = "Only an admin sees this." if looks else "Only the admin can do this here"
+        hint = "You can score, review and look at everything else."
+    return Forbidden(message if looks else f"{message}; nothing was changed.", hint)
 
 
 # --- the routes ----------------------------------------------------------------------------------

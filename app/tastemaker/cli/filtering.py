@@ -8,7 +8,7 @@ from more_itertools import side_effect
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.models import model_path, promises
-from tastemaker.cli.options import path_option, percent_option, source_argument
+from tastemaker.cli.options import no_number, path_option, percent_option, source_argument
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -38,7 +38,10 @@ DONE = {"copy": "copied into", "symlink": "linked in", "move": "moved into"}
 def top_of(typed: str) -> "Top":
     from tastemaker.filtering.score_tables import parse_top
 
-    return parse_top(typed)
+    try:
+        return parse_top(typed)
+    except ValueError as error:
+        raise no_number(typed, "100, or 10%") from error
 
 
 @app.command()

@@ -4,6 +4,7 @@ People score from 0 to 10, filters speak percent, and a project keeps its thresh
 A number that would be read both ways is refused with both readings; a percent sign settles it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ def share_option(name: str, about: str, **more: Any) -> Any:
 
 def percent_of(name: str) -> Callable[[Any], float]:
     def percent(typed: Any) -> float:
-        number, signed = _number(str(typed))
+        number, signed = _number(str(typed), "60, or 60%")
         if 0 < number <= 1 and not signed:
             raise Invalid(
                 f"{name} {typed}: {number:g} % or {100 * number:g} %? It is in percent.",
@@ -42,7 +43,7 @@ def percent_of(name: str) -> Callable[[Any], float]:
 
 def share_of(name: str) -> Callable[[Any], float]:
     def share(typed: Any) -> float:
-        number, signed = _number(str(typed))
+        number, signed = _number(str(typed), "0.6, or 60%")
         if signed:
             return number / 100
         if 1 < number <= 100:
@@ -55,19 +56,38 @@ def share_of(name: str) -> Callable[[Any], float]:
     return share
 
 
-def _number(text: str) -> tuple[float, bool]:
-    """The number, and whether a percent sign stands behind it."""
+def _number(text: str, such_as: str) -> tuple[float, bool]:
+    """The number, and whether a percent sign stands behind it. Raises `BadParameter` for none."""
     bare = text.strip()
     signed = bare.endswith("%")
-    return float(bare.removesuffix("%")), signed
+    try:
+        number = float(bare.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise no_number(text, such_as)
+    return number, signed
+
+
+def no_number(text: str, such_as: str) -> typer.BadParameter:
+    return typer.BadParameter(f"“{text}” is no number; write {such_as}")
 
 
 # --- paths ---------------------------------------------------------------------------------------
 
 
 def path_option(*names: str, about: str, metavar: str = "FILE", **more: Any) -> Any:
-    """An option that is a path; `~` is one's home, also where the shell does not say so."""
-    return typer.Option(*names, parser=local_path, metavar=metavar, help=about, **more)
+    """An option that is a path; `~` is one's home, also where the shell does not say so. A lone `-`
+    is refused: who writes it means a stream, and would get a file or folder of that name."""
+
+    def path(typed: Any) -> Path:
+        if str(typed) == "-":
+            raise typer.BadParameter(
+                "a file or a folder is meant, no stream; write ./- for one so called"
+            )
+        return local_path(typed)
+
+    return typer.Option(*names, parser=path, metavar=metavar, help=about, **more)
 
 
 def source_argument(metavar: str, about: str) -> Any:

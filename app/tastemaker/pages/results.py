@@ -112,7 +112,19 @@ def summarise(
         mae.verdict,
         finding(mae.verdict, mae.difference, before.number),
         f"On {count(paired.n)} images drawn at random or scored in files, each predicted by heads "
-        "that never saw it.",
+        f"that never saw it.{_of_then(before, mae.old)}",
+    )
+
+
+def _of_then(before: Version, now: float | None) -> str:
+    """What the older version was published with, where that reads otherwise: scores were corrected
+    since, or other images measured it."""
+    then = before.metrics.measured.mae.value
+    if then is None or now is None or points(then, 1) == points(now, 1):
+        return ""
+    return (
+        f" {before.number} was published with an error of {points(then, 1)}, by the images and "
+        "scores of then."
     )
 
 

@@ -58,7 +58,7 @@ def context(
         "rows": [(row, slices.in_words(session, row)) for row in rows],
         "report": report,
         "stated": len(expectations.listing(session, project)),
-        "lacking": [lacking(r) for r in slices.unmeasured(session, project, chosen)]
+        "lacking": [(r.name, lacking(r)) for r in slices.unmeasured(session, project, chosen)]
         if chosen
         else [],
         "history": expectations.history(ready),
@@ -74,11 +74,11 @@ def context(
 
 
 def lacking(row: SliceSize) -> str:
-    """An under-represented slice in one sentence."""
+    """What a sentence says of an under-represented slice behind its name."""
     rate = row.pass_rate if isinstance(row, SliceMetrics) else None
     passes = "" if rate is None else f", pass rate {share(rate)}"
     return (
-        f"{row.name}: {share(row.training_share)} of the training labels, "
+        f"{share(row.training_share)} of the training labels, "
         f"{share(row.library_share)} of the library{passes}."
     )
 

@@ -1,9 +1,13 @@
-"""Contact sheets: the images a version likes most, likes least, and cannot decide about."""
+"""Contact sheets: the images a version likes most, likes least, and cannot decide about. A burst
+would fill them, so of near-duplicates each shows one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
+from more_itertools import unique_everseen
 from PIL import Image as Picture
 from sqlmodel import Session, and_, col, func, select
 
@@ -17,6 +21,7 @@ from tastemaker.pictures.pictures import THUMB, thumb_path
 
 SHEETS = {"top": "Top", "threshold": "Around the threshold", "bottom": "Bottom"}
 MOST_TILES = 200
+WALK = 10  # predictions walked for each tile, to pass over near-duplicates
 
 
 @dataclass(frozen=True)
@@ -31,24 +36,28 @@ class Tile:
     score: float
     label: float | None
     cross_validated: bool = False
+    source_group: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        del told["source_group"]
+        return told
 
 
 def sheet_tiles(
     session: Session, project: Project, version: Version, sheet: str, n: int = 24
 ) -> list[Tile]:
     """The `n` highest (`top`), lowest (`bottom`), or nearest to the project's threshold from both
-    sides (`threshold`), in falling order of score; images that the version learned from only where
-    there are too few others. Each costs a walk along the index only."""
+    sides (`threshold`), in falling order of score, of near-duplicates one; images that the version
+    learned from only where there are too few others. Each costs a walk along the index only."""
     if sheet not in SHEETS:
         raise NotFound(f"There is no sheet “{sheet[:20]}”.", f"There are: {', '.join(SHEETS)}.")
     fresh = _sheet(session, project, version, sheet, n, col(Prediction.out_of_fold).is_(None))
     rest = n - len(fresh)
     seen = col(Prediction.out_of_fold).is_not(None)
-    more = _sheet(session, project, version, sheet, rest, seen) if rest else []
-    return sorted(fresh + more, key=lambda tile: (-tile.score, tile.image_id))
+    more = _sheet(session, project, version, sheet, n, seen) if rest else []
+    found = fresh + _one_of_each(more, rest, fresh)
+    return sorted(found, key=lambda tile: (-tile.score, tile.image_id))
 
 
 def _sheet(
@@ -62,7 +71,14 @@ def _sheet(
         return _tiles(session, project, version, score, n, among)
     above = _tiles(session, project, version, score, n, and_(among, score >= cut))
     below = _tiles(session, project, version, score.desc(), n, and_(among, score < cut))
-    return sorted(above + below, key=lambda tile: abs(tile.score - cut))[:n]
+    return _one_of_each(sorted(above + below, key=lambda tile: abs(tile.score - cut)), n)
+
+
+def _one_of_each(tiles: Iterable[Tile], n: int, beside: Iterable[Tile] = ()) -> list[Tile]:
+    """The first `n`, of near-duplicates one, and none of those that one is `beside`."""
+    shown = {tile.source_group for tile in beside}
+    others = (tile for tile in tiles if tile.source_group not in shown)
+    return list(islice(unique_everseen(others, key=attrgetter("source_group")), n))
 
 
 @dataclass(frozen=True)
@@ -78,8 +94,8 @@ def unseen_ends(
     session: Session, project: Project, shown: Sequence[Version], n: int = 12
 ) -> tuple[list[Ends], bool]:
     """Both ends of what each version says of the images that none of them trained on, `n` at most
-    at either; and whether nobody has scored any of these. Scored ones are taken only where there
-    are not enough others. No image is at both ends."""
+    at either, of near-duplicates one; and whether nobody has scored any of these. Scored ones are
+    taken only where there are not enough others. No image is at both ends, nor one like it."""
     trained = select(VersionLabel.image_id).where(
         col(VersionLabel.version_id).in_([version.id for version in shown]),
         VersionLabel.image_id == Prediction.image_id, VersionLabel.side == "train",
@@ -94,23 +110,23 @@ def unseen_ends(
     where = and_(unseen, unscored) if new else unseen
     some = some if new else _count(session, project, shown[0], where, 2 * n)
     score: Any = Prediction.honest
-    ends = [
-        Ends(
-            version,
-            best=_tiles(session, project, version, score.desc(), (some + 1) // 2, where),
-            worst=_tiles(session, project, version, score, some // 2, where),
-        )
-        for version in shown
-    ]
+    ends = []
+    for version in shown:
+        best = _tiles(session, project, version, score.desc(), (some + 1) // 2, where)
+        up = _tiles(session, project, version, score, some, where)
+        ends.append(Ends(version, best, _one_of_each(up, some // 2, best)))
     return ends, new
 
 
 def _count(session: Session, project: Project, version: Version, where: Any, most: int) -> int:
-    """How many of a version's predictions are meant, counted as far as `most`."""
+    """How many of a version's predictions are meant, of near-duplicates one, counted as far as
+    `most`."""
     rows = (
-        select(Prediction.image_id)
+        select(Image.source_group)
+        .join(Prediction, col(Prediction.image_id) == Image.id)
         .where(Prediction.version_id == version.id, where)
         .where(projects.is_member(project.id, Prediction.image_id))
+        .distinct()
         .limit(most)
     )
     return int(session.exec(select(func.count()).select_from(rows.subquery())).one())
@@ -119,11 +135,13 @@ def _count(session: Session, project: Project, version: Version, where: Any, mos
 def _tiles(
     session: Session, project: Project, version: Version, order: Any, n: int, where: Any
 ) -> list[Tile]:
+    """The first `n` in an order, of near-duplicates one, among so many that walking stays cheap."""
+    n = min(n, MOST_TILES)
     label = and_(col(Label.image_id) == Prediction.image_id, col(Label.project_id) == project.id)
     mine = projects.is_member(project.id, Prediction.image_id)
     columns: tuple[Any, ...] = (
         Image.id, Image.name, Image.sha256, Image.kind != "vector", Prediction.honest,
-        Label.value, col(Prediction.out_of_fold).is_not(None),
+        Label.value, col(Prediction.out_of_fold).is_not(None), Image.source_group,
     )  # fmt: skip
     rows = session.execute(
         select(*columns)
@@ -132,9 +150,9 @@ def _tiles(
         .outerjoin(Label, label)
         .where(Prediction.version_id == version.id, where, mine)
         .order_by(order, col(Prediction.image_id))
-        .limit(min(n, MOST_TILES))
+        .limit(WALK * n)
     )
-    return [Tile(*row) for row in rows]
+    return _one_of_each((Tile(*row) for row in rows), n)
 
 
 def draw(settings: Settings, tiles: list[Tile], title: str, columns: int = 10) -> bytes:
