@@ -1,11 +1,12 @@
 """The frame around every page: the theme that was chosen, the banner when nothing can be seen."""
 
+import re
 from pathlib import Path
 
 import pytest
 from in_browser import DESKTOP, PHONE, browsing, serving
 from playwright.sync_api import Browser, expect
-from web_world import World, add_version, embed_all, make_world
+from web_world import World, add_job, add_version, embed_all, make_world
 
 from tastemaker import images, jobs
 from tastemaker.config import DEFAULT_ENCODER
@@ -32,6 +33,22 @@ def test_the_theme_is_kept_by_the_browser_and_leads_back_to_the_page(world: Worl
     world.client.post("/theme", data={"theme": ""}, headers=here)
     assert "data-theme" not in world.client.get(at).text
     assert world.client.post("/theme", data={"theme": "pink"}, headers=here).status_code == 422
+
+
+def test_every_page_says_how_many_jobs_are_not_finished(world: World) -> None:
+    """Also a page that has a job of its own, which is one of them, or is none."""
+    embed_all(world)
+    pages = ("library", "series", "stars", "write-back", "versions", "publish", "settings")
+
+    def told() -> set[str]:
+        texts = [world.client.get(f"{world.at}/{page}").text for page in pages]
+        return {n for text in texts for n in re.findall(r'title="unfinished jobs">(.*?)<', text)}
+
+    add_job(world, kind="embed")
+    assert told() == {"1"}
+    for kind in ("series", "stars", "write-back"):
+        add_job(world, kind=kind, curve={})
+    assert told() == {"4"}
 
 
 def test_a_chosen_theme_beats_that_of_the_system(chromium: Browser, world: World) -> None:

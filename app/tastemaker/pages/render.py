@@ -90,12 +90,12 @@ def shell(session: Session, project: Project | None = None, here: str = "") -> d
     """What the frame around every page shows: the projects, where we are, how much is running, and
     whether the project's images could not be embedded."""
     names = session.exec(select(Project.id, Project.name).order_by(col(Project.id))).all()
-    running = select(func.count()).where(col(Job.state).in_(("queued", "running")))
+    under_way = select(func.count()).where(col(Job.state).in_(("queued", "running")))
     return {
         "projects": names,
         "project": project,
         "here": here,
-        "running": int(session.exec(running).one()),
+        "jobs_under_way": int(session.exec(under_way).one()),
         "embedding": failed_embedding(session, project) if project else None,
     }
 
