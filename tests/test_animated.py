@@ -221,6 +221,7 @@ def test_of_large_frames_fewer_are_looked_at_and_one_always(monkeypatch: Any) ->
     assert seen(animation("GIF", 11), "mean") == [shade(0)]
 
 
+@pytest.mark.slow
 def test_an_animation_over_its_time_costs_only_itself() -> None:
     """A child that decodes has seconds of the processor; a file that takes more is set aside."""
     noisy = np.random.default_rng(0).integers(0, 256, (300, 700, 700), np.uint8)
@@ -297,6 +298,7 @@ def test_the_vector_is_the_mean_of_those_of_the_frames_and_a_still_s_is_the_same
     assert (vector(encoder("middle"), still) == first).all()
 
 
+@pytest.mark.slow
 def test_animations_among_stills_keep_to_their_own_vectors_in_whatever_batch(
     tmp_path: Path,
 ) -> None:
@@ -384,6 +386,7 @@ def test_the_page_that_adds_says_what_is_seen_of_an_animation(
     assert words in page.text
 
 
+@pytest.mark.slow
 def test_import_scoring_and_try_it_give_one_vector_for_one_file(desk: Desk, tmp_path: Path) -> None:
     content = animation("WEBP")
     path = desk.put("moving.webp", content)

@@ -152,6 +152,7 @@ def test_vectors_from_outside_cannot_be_embedded_by_another_encoder(home: Traine
         duplicate_project(session, home.project(session), "On CLIP", CLIP)
 
 
+@pytest.mark.slow
 def test_five_thousand_events_are_copied_in_their_order(home: Trained) -> None:
     with writing(home.engine) as session:
         project, me = home.project(session), projects.annotator(session, "me")

@@ -197,6 +197,7 @@ def test_a_folder_is_embedded_into_a_file_that_replays(run: Run, tmp_path: Path)
     assert not Path("x.npz").exists()
 
 
+@pytest.mark.slow
 def test_heads_are_judged_by_real_people_beside_todays(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -262,6 +262,7 @@ def test_jobs_that_failed_before_causes_were_kept_are_told_by_their_sentences(
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_processes_that_need_an_identity_at_once_agree_on_one(settings: Settings) -> None:
     migration.migrate(settings).dispose()
     with multiprocessing.get_context("spawn").Pool(3) as pool:

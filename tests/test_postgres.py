@@ -636,6 +636,7 @@ class Killed(BaseException):
 STEPS = ("begun", "linked", "ready")  # those between: tests/test_versions.py
 
 
+@pytest.mark.slow
 def test_of_two_workers_the_second_ends_a_training_that_killed_the_first_with_one_version(
     tmp_path: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

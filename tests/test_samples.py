@@ -104,6 +104,7 @@ def test_what_a_picture_shows_hardly_tells_its_score(library):
     assert known.var() < 0.25 * scores.var()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_library_and_another_seed_another(tmp_path):
     first, again, other = (
         make_sample_library(tmp_path / name, 24, seed=seed)

@@ -519,6 +519,7 @@ def test_what_is_no_character_is_stored_nowhere(world: World, text: str) -> None
 # --- addresses -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_address_that_a_user_types_is_fetched(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

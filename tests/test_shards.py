@@ -252,6 +252,7 @@ def _add(course: list[tuple[int, ...]], *at: int) -> None:
     course.append(at)
 
 
+@pytest.mark.slow
 def test_shards_score_as_the_same_pictures_in_a_folder(
     tmp_path: Path, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

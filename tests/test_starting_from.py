@@ -656,6 +656,7 @@ def test_a_new_project_reads_the_weights_from_where_the_head_s_project_does(home
     assert starting_heads.encoder_for([], None) == DEFAULT_ENCODER
 
 
+@pytest.mark.slow
 def test_the_command_line_begins_from_heads_and_says_so(home: Trained, run: Run) -> None:
     made = run("project", "create", "Second", "--start-from", "Anime@v1.0")
     assert "It starts from Anime v1.0." in made.out and f"encoder {ENCODER}." in made.out

@@ -124,6 +124,7 @@ def test_embeddings_come_first_and_their_pictures_when_the_disk_is_there(
     assert (third["added"], third["known"]) == (0, 6), "found by the name it came under"
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_in_the_library_gets_the_vector(
     tmp_path: Path, settings: Settings, engine: Engine, project: Project, run: Run
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_line_is_for_people_or_for_programs() -> None:
     assert (line["event"], line["job"], line["state"], line["ms"]) == ("job ended", 7, "done", 12)
 
 
+@pytest.mark.slow
 def test_the_process_of_a_job_names_it_in_every_line(
     tmp_path: Path, tastemaker: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

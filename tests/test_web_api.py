@@ -257,6 +257,7 @@ def test_whatever_a_page_changes_a_program_can_change(world: World) -> None:
         assert known[API + path].keys() & {"post", "put", "delete"}, path
 
 
+@pytest.mark.slow
 def test_a_program_adds_a_folder_and_files(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -445,6 +445,7 @@ def test_each_kind_has_one_lane_and_an_orderly_stop_hands_the_work_back(
     assert {seen(empty_bench.engine, i).state for i in ids} == {"queued"}
 
 
+@pytest.mark.slow
 def test_ten_files_of_one_come_in_while_another_s_thousands_go_on(
     empty_bench: Bench, tmp_path: Path
 ) -> None:
