@@ -170,7 +170,10 @@ def test_many_images_get_a_class_at_once_and_one_undo_takes_it_back(made) -> Non
     answer = client.post("/projects/1/score/grid", data=form)
     assert answer.status_code == 303 and "saved=3" in answer.headers["location"]
     assert {words(made, image) for image in images} == {"logo"}
-    assert client.post("/projects/1/score/grid/undo").status_code == 303
+    page = client.get("/projects/1/score/grid").text
+    named = {"event_id": re.search(r'name="event_id" value="(\d+)"', page)[1]}
+    assert client.post("/projects/1/score/grid/undo", data=named).status_code == 303
+    assert client.post("/projects/1/score/grid/undo", data=named).status_code in (404, 409)
     assert [made.labelled(image) for image in images] == [None] * 3
     body = {"images": [{"image_id": i} for i in images], "value": 1, "key": "another key"}
     assert len(client.post(f"{API}/batches", json=body).json()["events"]) == 3

@@ -126,7 +126,16 @@ def test_undo_is_offered_to_whom_it_has_something_to_take_back(world: World) -> 
     said = {"first_id": "3", "second_id": "4", "verdict": "equal"}
     answer = world.client.post(page, data=said, headers={"HX-Request": "true"})
     assert "<button >Undo" in answer.text
-    answer = world.client.post(f"{page}/undo", headers={"HX-Request": "true"})
+    (comparison_id,) = re.findall(r'name="comparison_id" value="(\d+)"', answer.text)
+    named = {"comparison_id": comparison_id}
+    world.client.post(page, data=said | {"first_id": "5"})
+    late = world.client.post(f"{page}/undo", data=named)
+    assert late.status_code == 409, "another was compared since, in another tab"
+    at = f"/api/v1{world.at}/comparisons/undo"
+    newer = int(comparison_id) + 1
+    assert world.client.post(f"{at}?comparison_id={newer}").json()["undoes"] == newer
+    assert world.client.post(f"{at}?comparison_id={newer}").status_code == 409
+    answer = world.client.post(f"{page}/undo", data=named, headers={"HX-Request": "true"})
     assert "<button disabled>Undo" in answer.text
 
 

@@ -1,6 +1,7 @@
 """What other programs noted of images is found, shown, and recorded by a rule that one sees."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from lxml import etree
 from PIL import Image as Picture
+from sqlalchemy import Engine
 from sqlmodel import select
 
 from tastemaker import jobs, projects, scores
@@ -20,7 +22,7 @@ from tastemaker.files.xmp import MOST_BYTES, Packet
 from tastemaker.importing import imports, stars
 from tastemaker.importing.mark_rules import DEFAULT_RULE, parse_rule
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file, marks_of_packet
-from tastemaker.importing.stars import StarsRequest, request_stars, take_back
+from tastemaker.importing.stars import StarsRequest, request_stars
 from tastemaker.pages.app import create_app
 from tastemaker.pictures import formats
 from tastemaker.pictures.pictures import Limits
@@ -300,6 +302,13 @@ def look(desk: Desk, **request: Any) -> dict[str, Any]:
     return stars.run(work_on(desk.settings, desk.engine, job_id))
 
 
+def take_back(engine: Engine, project_id: int) -> int:
+    """The newest, by its name."""
+    with reading(engine) as session:
+        newest = stars.newest_recording(session, projects.get(session, project_id))
+    return stars.take_back(engine, project_id, stars.recording_of(newest[0]) if newest else "")
+
+
 def test_looking_records_nothing_and_shows_what_would_be(starred: Desk) -> None:
     told = look(starred)
     assert (told["looked_at"], told["marked"], told["scored"], told["recorded"]) == (6, 4, 4, 0)
@@ -348,6 +357,27 @@ def test_hints_are_no_labels_and_are_taken_back_together(
     with pytest.raises(NotFound):
         take_back(starred.engine, starred.project.id)
     assert standing(starred) == {}
+
+
+def test_what_is_taken_back_is_named_and_a_second_request_takes_back_no_other(
+    starred: Desk,
+) -> None:
+    older = look(starred, record=True)["recording"]
+    starred.put("0.png.xmp", rated(5))
+    newer = look(starred, record=True)["recording"]
+    assert older != newer and look(starred)["recording"] is None, "nothing was recorded"
+    client, at = client_of(create_app(starred.settings)), f"/projects/{starred.project.id}/stars"
+    form = {"of": newer}
+    refused = client.delete(f"/api/v1{at}")
+    assert refused.status_code == 422 and newer in refused.json()["hint"]
+    assert client.delete(f"/api/v1{at}?of={older}").status_code == 409
+    assert client.post(f"{at}/undo", data=form).status_code == 303
+    left = standing(starred)
+    assert len(left) == 4
+    assert client.post(f"{at}/undo", data=form).status_code == 409
+    assert client.delete(f"/api/v1{at}?of={newer}").status_code == 409
+    assert standing(starred) == left, "a double click takes back one recording"
+    assert client.delete(f"/api/v1{at}?of={older}").json() == {"undone": 4}
 
 
 def test_as_scores_they_count_until_a_person_scores(starred: Desk) -> None:
@@ -465,11 +495,17 @@ def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
     client.post(f"{at.removesuffix('stars')}add/scores", files=table, data={"as_hints": "true"})
     page = client.get(at).text
     assert "They were taken back" not in page and "Take back the newest" in page, "a table's"
-    assert client.post(f"{at}/undo").status_code == 303
+    assert client.post(f"{at}/undo").status_code == 422, "it names none"
+
+    def named() -> dict[str, str]:
+        return {"of": re.search(r'name="of" value="([^"]+)"', client.get(at).text)[1]}
+
+    assert client.post(f"{at}/undo", data=named()).status_code == 303
     assert "<b>2</b> recorded" in client.get(at).text, "it was the table's"
-    assert client.post(f"{at}/undo").status_code == 303
+    last = named()
+    assert client.post(f"{at}/undo", data=last).status_code == 303
     assert "They were taken back" in client.get(at).text
-    assert client.post(f"{at}/undo").status_code == 404
+    assert client.post(f"{at}/undo", data=last).status_code == 404
 
     api = client.post(f"/api/v1{at}", json={"record": True, "as_scores": True})
     assert api.status_code == 202 and api.json()["kind"] == "stars"
@@ -491,7 +527,7 @@ def test_the_page_shows_ten_before_anything_is_recorded(starred: Desk) -> None:
     assert "It was stopped. Nothing was recorded." in page and "Nobody has looked" not in page
     page = ask("done", rule="reject=0")
     assert "<b>0</b> recorded" in page and "taken back" not in page
-    assert client.delete(f"/api/v1{at}").json() == {"undone": 4}
+    assert client.delete(f"/api/v1{at}?of={named()['of']}").json() == {"undone": 4}
 
 
 def test_stars_that_exiftool_writes_are_read(tmp_path: Path) -> None:

@@ -303,6 +303,8 @@ def test_what_was_found_when_published_and_what_is_found_today_are_told_apart(
         page = html.unescape(world.client.get(address).text)
         assert now in page and "when published: <span hx-ignore>5\u202f%, met" in page, address
         assert "when published: <span hx-ignore>not stated yet" in page, address
+    shelf = world.client.get(f"{world.at}/slices?version=v1.1").text
+    assert "Versions when they were published: v1.1 met</span>" in shelf
     assert "3 labels newer than the version" in world.client.get("/versions/2").text
     told = world.client.get(f"{API}/versions/2").json()
     assert told["labels_since"] == 3 and told["expectations"][0]["met"] is False

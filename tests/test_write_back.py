@@ -548,7 +548,10 @@ def test_the_page_tells_first_writes_when_asked_and_takes_back(shelf: Desk) -> N
 
     other = sidecars.Plan([sidecars.Change(shelf.folder / "z.xmp", "", 5, "x", 3, False)])
     write_sidecars(shelf.settings, other, project_id=99)
-    assert client.post(f"{at}/undo").status_code == 303
+    unnamed = client.post(f"{at}/undo")
+    assert unnamed.status_code == 422 and "Which writing" in unnamed.text
+    named = next(f for a, f in Forms(page).found if a == f"{at}/undo")
+    assert client.post(f"{at}/undo", data=named).status_code == 303
     assert "<b>3</b> sidecars are as before" in finish()
     (shelf.folder / "z.xmp").unlink()
     assert everything_in(shelf.folder) == before
@@ -556,9 +559,15 @@ def test_the_page_tells_first_writes_when_asked_and_takes_back(shelf: Desk) -> N
     assert client.post(f"/api/v1{at}", json={"low": 11}).status_code == 422
     assert client.post(f"/api/v1{at}", json={"write": True}).json()["kind"] == "write-back"
     assert "<b>4</b> written" in finish()
-    assert client.delete(f"/api/v1{at}").status_code == 202
+    with reading(shelf.engine) as session:
+        newest = session.exec(select(Job).order_by(Job.id.desc())).first()
+    name = newest.result["writing"]
+    refused = client.delete(f"/api/v1{at}")
+    assert refused.status_code == 422 and name in refused.json()["hint"]
+    assert client.delete(f"/api/v1{at}?of=20200101-000000").status_code == 409
+    assert client.delete(f"/api/v1{at}?of={name}").status_code == 202
     assert "<b>4</b> sidecars are as before" in finish()
-    again = client.delete(f"/api/v1{at}")
+    again = client.delete(f"/api/v1{at}?of={name}")
     assert again.status_code == 409 and "taken back already" in again.text
 
 
@@ -598,7 +607,8 @@ def test_an_older_writing_is_not_taken_back_before_the_newest(shelf: Desk) -> No
         assert write_sidecars(shelf.settings, plan, project_id=shelf.project.id)[0] > 0
         with writing(shelf.engine) as session:
             project = projects.get(session, shelf.project.id)
-            undo = write_back.WriteBackRequest(undo=True)
+            named = sidecars.newest_writing(shelf.settings, shelf.project.id) or ""
+            undo = write_back.WriteBackRequest(undo=True, of=named)
             asked.append(write_back.request_write_back(session, shelf.settings, project, undo).id)
     before = everything_in(shelf.folder)
     older, newest = [work_on(shelf.settings, shelf.engine, id) for id in asked]
@@ -618,12 +628,13 @@ def test_an_older_writing_is_not_taken_back_before_the_newest(shelf: Desk) -> No
     ],
 )
 def test_what_was_stopped_says_what_is_left_of_it(
-    shelf: Desk, asked: dict[str, bool], sentence: str
+    shelf: Desk, asked: dict[str, Any], sentence: str
 ) -> None:
     client, at = client_of(create_app(shelf.settings)), f"/projects/{shelf.project.id}/write-back"
     if "undo" in asked:
         plan = plan_sidecars(rows_of(shelf), Limits(), (3, 5, 7, 9))
         write_sidecars(shelf.settings, plan, project_id=shelf.project.id)
+        asked = asked | {"of": sidecars.newest_writing(shelf.settings, shelf.project.id)}
     with writing(shelf.engine) as session:
         project = projects.get(session, shelf.project.id)
         request = write_back.WriteBackRequest(**asked)

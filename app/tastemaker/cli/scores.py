@@ -239,9 +239,13 @@ def scores_stars(
     with database() as (settings, engine):
         if undo:
             with sessions.reading(engine) as session:
-                project_id = projects.by_name(session, name).id
-            taken = stars.take_back(engine, project_id)
-            return print_json({"undone": taken}) if as_json else out.print(f"{taken} taken back.")
+                chosen = projects.by_name(session, name)
+                newest = stars.newest_recording(session, chosen)
+            recording = stars.recording_of(newest[0]) if newest else ""
+            taken = stars.take_back(engine, chosen.id, recording)
+            if as_json:
+                return print_json({"undone": taken, "recording": recording})
+            return out.print(f"{taken} taken back.")
         with sessions.writing(engine) as session:
             request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
             job_id = stars.request_stars(session, projects.by_name(session, name), request).id

@@ -151,9 +151,10 @@ def _undo(as_json: bool) -> None:
     from tastemaker.publishing import sidecars
 
     with database() as (settings, _):
-        undone, problems = sidecars.undo_sidecars(settings)
+        writing = sidecars.newest_writing(settings)
+        undone, problems = sidecars.undo_sidecars(settings, writing=writing or "")
     if as_json:
-        return print_json({"undone": undone, "problems": problems})
+        return print_json({"undone": undone, "problems": problems, "writing": writing})
     _tell(problems)
     out.print(f"{counted(undone, 'sidecar')} {'is' if undone == 1 else 'are'} as before.")
     return None

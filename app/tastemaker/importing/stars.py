@@ -22,7 +22,7 @@ from tastemaker import images, jobs, projects, scores
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Annotator, Image, ImagePath, Job, Project, ScoreEvent
-from tastemaker.errors import BadImage, Invalid, NotFound
+from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.importing.mark_rules import MarkRule, parse_rule
 from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
@@ -94,7 +94,8 @@ def run(job: JobContext) -> dict[str, Any]:
             job.progress(min(found.looked_at, total))
     for name, reason in found.problems:
         job.log(f"{name}: {reason}")
-    return request.model_dump() | {"rule": str(rule)} | found.as_dict()
+    recording = f"{RECORDING}{job.claim.job_id}" if found.recorded else None
+    return request.model_dump() | {"rule": str(rule), "recording": recording} | found.as_dict()
 
 
 def newest_recording(
@@ -125,20 +126,31 @@ def job_of(event: ScoreEvent) -> int:
     return int(by) if by.isdecimal() else 0
 
 
-def take_back(engine: Engine, project_id: int) -> int:
-    """Take the newest recording of stars back, as hints or as scores, in transactions that hold
-    nobody up; returns how many were. Raises `NotFound` where none stands."""
-    job, taken = "", 0
+def recording_of(event: ScoreEvent) -> str:
+    """The name of the recording that an event belongs to: “stars:12”, of the job or the table."""
+    return (event.event_group or "").rpartition(":")[0]
+
+
+def take_back(engine: Engine, project_id: int, recording: str) -> int:
+    """Take a recording of stars back, as hints or as scores, in transactions that hold nobody up;
+    returns how many were. Raises `NotFound` where none stands, `Invalid` where none is named, and
+    `Conflict` where the named one is not the newest any more."""
+    taken = 0
     while True:
         with sessions.writing(engine) as session:
             project = projects.get(session, project_id)
             newest = newest_recording(session, project)
-            whole = (newest[0].event_group or "") if newest else ""
-            group = whole.rpartition(":")[0]
-            if newest is None or group != (job or group):
+            name = recording_of(newest[0]) if newest else ""
+            if newest is None or (taken and name != recording):
                 break
-            job = group
-            taken += scores.undo_group(session, project, newest[1], whole)
+            if not recording:
+                raise Invalid("Which recording is to be taken back?", f"The newest is {name}.")
+            if name != recording:
+                raise Conflict(
+                    "These were taken back already, or others were recorded since.",
+                    "Nothing was changed.",
+                )
+            taken += scores.undo_group(session, project, newest[1], newest[0].event_group or "")
     if not taken:
         raise NotFound("No stars of other programs are recorded here.", "Nothing was changed.")
     return taken

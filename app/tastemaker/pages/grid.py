@@ -76,6 +76,8 @@ def page(
         "key": secrets.token_hex(16),
         "toast": _toast(saved, refused, undone),
     }
+    newest = scores.newest_undoable(session, project, person)
+    context["undoable"] = newest.id if newest is not None else None
     frame = shell(session, project, "score") | context
     return render(request, "grid.html", None, frame, headers=NEVER_STALE)
 
@@ -105,10 +107,15 @@ def score(
 @router.post("/projects/{project_id}/score/grid/undo")
 @SCORES
 def undo(
-    engine: EngineDep, user: AnnotatorUser, project_id: Id, queue: Annotated[str, Form()] = "mixed"
+    engine: EngineDep,
+    user: AnnotatorUser,
+    project_id: Id,
+    queue: Annotated[str, Form()] = "mixed",
+    event_id: Annotated[int | None, Form(ge=1, lt=2**63)] = None,
 ) -> Response:
+    """Take back the newest thing said; with `event_id`, only if it is what the page meant."""
     queue = known_queue(queue)
-    _undo(engine, user, project_id, None)
+    _undo(engine, user, project_id, None, event_id)
     return see_other(f"/projects/{project_id}/score/grid?queue={queue}&undone=1")
 
 
@@ -204,10 +211,12 @@ def _record(
         return batches.record_batch(session, project, person, chosen, kind, number, key)
 
 
-def _undo(engine: Engine, user: Identity, project_id: int, key: str | None) -> dict[str, Any]:
+def _undo(
+    engine: Engine, user: Identity, project_id: int, key: str | None, event_id: int | None = None
+) -> dict[str, Any]:
     with writing(engine) as session:
         project, person = projects.get(session, project_id), user.person(session)
-        inverse = scores.undo(session, project, person, None, key).event
+        inverse = scores.undo(session, project, person, event_id, key).event
         images = [event.image_id for event in batches.undone_together(session, inverse)]
         standing = {i: scores.newest_event(session, project, i, person) for i in images}
         return {

@@ -80,11 +80,14 @@ def undo(
     user: AnnotatorUser,
     project_id: Id,
     low: Annotated[int | None, Form(ge=0, le=10)] = None,
+    comparison_id: Annotated[int | None, Form(ge=1, lt=2**63)] = None,
 ) -> Response:
-    """The pair that was taken back is shown again."""
+    """The pair that was taken back is shown again; `comparison_id` names the one
+    that the page meant."""
     with writing(engine) as session:
         project = projects.get(session, project_id)
-        inverse = comparisons.undo(session, project, user.person(session))
+        person = user.person(session)
+        inverse = comparisons.undo(session, project, person, comparison_id=comparison_id)
     return _next(request, engine, user, project_id, low, (inverse.first_id, inverse.second_id))
 
 
@@ -147,10 +150,17 @@ def compare(
 
 @api.post("/projects/{project_id}/comparisons/undo")
 @SCORES
-def undo_comparison(engine: EngineDep, user: AnnotatorUser, project_id: Id) -> dict[str, Any]:
-    """Take back your newest comparison."""
+def undo_comparison(
+    engine: EngineDep,
+    user: AnnotatorUser,
+    project_id: Id,
+    comparison_id: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
+) -> dict[str, Any]:
+    """Take back your newest comparison; with `comparison_id`, only if it is that one, so that a
+    request that is sent again takes back no other."""
     with writing(engine) as session:
-        row = comparisons.undo(session, projects.get(session, project_id), user.person(session))
+        project, person = projects.get(session, project_id), user.person(session)
+        row = comparisons.undo(session, project, person, comparison_id=comparison_id)
         return {"undoes": row.undoes, "first_id": row.first_id, "second_id": row.second_id}
 
 
@@ -163,6 +173,7 @@ def _facts(
 ) -> dict[str, Any]:  # fmt: skip
     low = comparisons.default_low(session, project) if low is None else low
     ids = comparisons.labels_between(session, project, low)
+    newest = comparisons.newest_comparison(session, project, person)
     pairs = comparisons.standing_results(session, project)
     ranked = comparisons.order(ids, pairs)
     pair = pair or comparisons.next_pair(ranked, pairs, project.seed)
@@ -180,6 +191,6 @@ def _facts(
         ],
         "met": len(compared),
         "count": len(pairs),
-        "undoable": comparisons.newest_comparison(session, project, person) is not None,
+        "undoable": newest.id if newest is not None else None,
         "key": secrets.token_hex(16),
     }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import Field
 from sqlmodel import Session
 
@@ -58,7 +58,8 @@ def found(session: Session, project: Project, job: Job | None) -> dict[str, Any]
     mine = of_this or (job is not None and stars.newest_recording(session, project, job.id))
     return {
         "job": job, "running": running, "told": told, "marks": MARKS,
-        "stands": newest is not None, "of_this": of_this, "part": mine and not done,
+        "stands": stars.recording_of(newest[0]) if newest else "",
+        "of_this": of_this, "part": mine and not done,
         "taken_back": bool(told and told["recorded"] and not mine),
     }  # fmt: skip
 
@@ -125,9 +126,14 @@ def record(
 
 
 @router.post("/projects/{project_id}/stars/undo")
-def undo(_: AdminUser, engine: EngineDep, project_id: Id) -> Response:
-    """Take the newest recording back."""
-    stars.take_back(engine, project_id)
+def undo(
+    _: AdminUser,
+    engine: EngineDep,
+    project_id: Id,
+    of: Annotated[str, Form(max_length=80)] = "",
+) -> Response:
+    """Take the recording `of` that name back, the newest: pressed twice, the one before stays."""
+    stars.take_back(engine, project_id, of)
     return see_other(f"/projects/{project_id}/stars")
 
 
@@ -156,6 +162,12 @@ def look_for_stars(
 
 
 @api.delete("/projects/{project_id}/stars")
-def take_stars_back(_: AdminUser, engine: EngineDep, project_id: Id) -> dict[str, int]:
-    """Take the newest recording back; tells how many images' it was."""
-    return {"undone": stars.take_back(engine, project_id)}
+def take_stars_back(
+    _: AdminUser,
+    engine: EngineDep,
+    project_id: Id,
+    of: Annotated[str, Query(max_length=80)] = "",
+) -> dict[str, int]:
+    """Take the recording `of` that name back, the newest (`recording` in the result of its job);
+    tells how many images' it was. A second request does not take back the one before."""
+    return {"undone": stars.take_back(engine, project_id, of)}

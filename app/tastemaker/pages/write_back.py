@@ -3,7 +3,7 @@ back."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import Field, ValidationError
 from sqlmodel import Session
 
@@ -139,7 +139,7 @@ def undo(
     engine: EngineDep,
     settings: SettingsDep,
     project_id: Id,
-    of: Typed = "",
+    of: Annotated[str, Form(max_length=40)] = "",
 ) -> Response:
     """Take the writing `of` that time back, the newest of the project: pressed twice it says so,
     and the writing before stays."""
@@ -180,8 +180,13 @@ def write_scores_back(
 
 @api.delete("/projects/{project_id}/write-back", status_code=202)
 def take_sidecars_back(
-    user: AdminUser, engine: EngineDep, settings: SettingsDep, project_id: Id
+    user: AdminUser,
+    engine: EngineDep,
+    settings: SettingsDep,
+    project_id: Id,
+    of: Annotated[str, Query(max_length=40)] = "",
 ) -> dict[str, Any]:
-    """Take the newest writing of the project back; the answer is the job."""
-    asked = WriteBackRequest(undo=True)
+    """Take the writing `of` that name back, the newest of the project (`writing` in the result of
+    its job); the answer is the job. A second request does not take back the one before."""
+    asked = WriteBackRequest(undo=True, of=of)
     return _enqueue(engine, settings, project_id, asked, user.annotator_id)

@@ -46,18 +46,19 @@ def request_write_back(
     request: WriteBackRequest,
     asked_by: int = 0,
 ) -> Job:
-    """Queue the job. To take back means the newest writing there is now, whatever is written until
-    the job begins. Raises `Conflict` for a project with classes, and where the writing to take back
-    is not the newest any more; `Invalid` for limits and borders that are none."""
+    """Queue the job. What is to be taken back is named (`of`). Raises `Conflict` for a project with
+    classes, and where the writing to take back is not the newest any more; `Invalid` for limits and
+    borders that are none, and where no writing is named."""
     classes.check_scores(project)
     parse_borders(request.stars)
     if request.low > request.high:
         raise Invalid("The lowest score is above the highest.", "Change one of the two.")
     if request.undo:
         newest = sidecars.newest_writing(settings, project.id)
-        if newest is None or request.of not in ("", newest):
+        if newest is not None and not request.of:
+            raise Invalid("Which writing is to be taken back?", f"Name it; the newest is {newest}.")
+        if newest is None or request.of != newest:
             raise Conflict(TAKEN_BACK, "Nothing was changed.")
-        request = request.model_copy(update={"of": newest})
     title = "See what sidecars would be written"
     if request.write or request.undo:
         title = "Take sidecars back" if request.undo else "Write sidecars"
@@ -69,7 +70,8 @@ def request_write_back(
 
 def run(job: JobContext) -> dict[str, Any]:
     """Plan, and write if asked; or take back. Safe to run again: what is written already is
-    unchanged then. Returns the request and what was found and done."""
+    unchanged then. Returns the request and what was found and done; `writing` is what an undo
+    names."""
     request = WriteBackRequest.model_validate(job.payload)
     if request.undo:
         job.stage("Taking sidecars back")
@@ -89,13 +91,14 @@ def run(job: JobContext) -> dict[str, Any]:
         rows, Limits.of(job.settings), parse_borders(request.stars),
         replace_stars=request.replace_stars, progress=job.progress,
     )  # fmt: skip
-    written, problems = 0, plan.problems
+    written, writing, problems = 0, None, plan.problems
     if request.write and plan.changes:
         job.stage("Writing", len(plan.changes))
         written, more = sidecars.write_sidecars(
             job.settings, plan, project_id=job.project_id, progress=job.progress
         )
         problems = [*problems, *more]
+        writing = sidecars.newest_writing(job.settings, job.project_id) if written else None
     shown = [
         {
             "path": str(change.sidecar), "new": not change.before, "score": round(change.score, 2),
@@ -104,8 +107,8 @@ def run(job: JobContext) -> dict[str, Any]:
         for change in plan.changes[:SHOWN]
     ]  # fmt: skip
     return request.model_dump() | {
-        "looked_at": len(rows), "due": len(plan.changes), "written": written, "rows": shown,
-        "unchanged": plan.unchanged, "stars_kept": plan.kept,
+        "looked_at": len(rows), "due": len(plan.changes), "written": written, "writing": writing,
+        "rows": shown, "unchanged": plan.unchanged, "stars_kept": plan.kept,
     } | _told(job, problems)  # fmt: skip
 
 

@@ -81,9 +81,11 @@ def record(
 
 
 def undo(
-    session: Session, project: Project, person: Annotator, key: str | None = None
-) -> Comparison:
-    """Take back this person's newest comparison that stands. Returns the row that does it."""
+    session: Session, project: Project, person: Annotator, key: str | None = None,
+    comparison_id: int | None = None,
+) -> Comparison:  # fmt: skip
+    """Take back this person's newest comparison that stands; with `comparison_id`, only if it is
+    that one. Returns the row that does it. Raises `Conflict` where it is another."""
     if (before := _with_key(session, key)) is not None:
         same = (before.project_id, before.annotator_id, before.verdict)
         if same != (project.id, person.id, "undo"):
@@ -92,6 +94,11 @@ def undo(
     newest = newest_comparison(session, project, person)
     if newest is None:
         raise NotFound("Nothing more to take back.")
+    if comparison_id is not None and newest.id != comparison_id:
+        raise Conflict(
+            "This pair was taken back already, or another was compared since.",
+            "Nothing was changed.",
+        )
     inverse = Comparison(
         project_id=project.id, annotator_id=person.id, first_id=newest.first_id,
         second_id=newest.second_id, verdict="undo", undoes=newest.id, key=key,
