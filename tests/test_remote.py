@@ -1,5 +1,6 @@
 """What lies in an object store or on a web server is scored as the local files it becomes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ import tastemaker
 from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files.addresses import Address, is_address, local_path, parse, shown
-from tastemaker.filtering import fetched, remote, stores
+from tastemaker.filtering import fetched, outgoing, remote, stores
 from tastemaker.filtering.manifests import MANIFEST
 from tastemaker.filtering.remote_sources import open_source
 from tests import pictures
@@ -542,7 +544,6 @@ def test_without_credentials_what_is_public_is_read_and_what_is_not_is_told(
 @pytest.mark.parametrize(
     "words",
     [
-        ("score", "x.npy", "--model", "HEAD", "--out", "ADDRESS"),
         ("score", "x.npy", "--model", "ADDRESS"),
         ("score", "in", "--model", "HEAD", "--copy", "ADDRESS"),
         ("import", "ADDRESS"),
@@ -575,6 +576,132 @@ def test_other_commands_and_outputs_say_what_does_take_an_address(
     said = run(*(given.get(word, word.replace("ADDRESS", address)) for word in words))
     fails(said, "s3://… lies on another machine", "only `tastemaker score` and `embed --out`, and")
     assert SECRET not in said.err
+
+
+def sent(store: Store, prefix: str) -> dict[str, bytes]:
+    """What lies below a prefix, by its names."""
+    listed = store.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+    keys = [one["Key"] for one in listed if not one["Key"].endswith("/")]
+    got = [store.client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
+    return dict(zip([key.removeprefix(f"{prefix}/") for key in keys], got, strict=True))
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where scores lie that go to an address, until they are there."""
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    return tmp_path / "me" / ".cache" / "tastemaker" / "outgoing"
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_a_table_is_sent_to_an_address_once_it_is_whole(
+    tmp_path: Path, store: Store, run: Run, head: Path, vectors: Path, kept: Path, name: str
+) -> None:
+    (tmp_path / "x.npy").write_bytes(vectors.read_bytes())
+    assert run("score", "x.npy", "--model", head, "--out", name).code == 0
+    for _ in range(2):  # and again, in its own place
+        said = run("score", "x.npy", "--model", head, "--out", f"s3://{BUCKET}/sent/{name}")
+        assert said.code == 0 and f"1 file sent to s3://{BUCKET}/sent/{name}." in said.out
+    assert sent(store, "sent")[name] == (tmp_path / name).read_bytes()
+    assert not list(kept.iterdir()), "nothing is left here"
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_parts_are_sent_with_the_manifest_last_and_what_broke_off_goes_on(
+    tmp_path: Path, store: Store, run: Run, head: Path, kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    layout = vectors_in(tmp_path / "v")
+    for number in range(3):  # a part each: embeddings far away, a file at a time
+        assert (layout / "img_emb" / f"img_emb_{number}.npy").exists()
+    source = store.put(layout, "from")
+    to = f"s3://{BUCKET}/parts"
+    assert run("score", source, "--model", head, "--out", "here").code == 0
+    parts = sorted(path.name for path in (tmp_path / "here").glob("part-*.parquet"))
+    assert len(parts) == 3
+    store.refused.add(f"parts/{parts[1]}")
+    said = run("score", source, "--model", head, "--out", to)
+    assert said.code == 1 and "does not let" in said.err
+    assert "What was scored is in" in said.err and set(sent(store, "parts")) == {parts[0]}
+    store.refused.clear()
+    (folder,) = kept.iterdir()
+    assert manifest(folder / "parts")["complete"]
+    store.got.clear()
+    said = run("score", source, "--model", head, "--out", to)
+    assert said.code == 0 and "3 parts were there already" in said.out, said
+    assert "4 files sent" in said.out and not list(kept.iterdir())
+    there = sent(store, "parts")
+    assert set(there) == {*parts, MANIFEST} and json.loads(there[MANIFEST])["complete"]
+    assert all(there[name] == (tmp_path / "here" / name).read_bytes() for name in parts)
+    again = run("score", source, "--model", head, "--out", to)
+    fails(again, f"{to} is not empty: {MANIFEST} lies there")
+    with monkeypatch.context() as killed:  # after the manifest, before it let go of its folder
+        killed.setattr(outgoing, "shutil", SimpleNamespace(rmtree=interrupted))
+        with contextlib.suppress(KeyboardInterrupt):
+            run("score", source, "--model", head, "--out", f"{to}-2")
+    assert list(kept.iterdir()) and MANIFEST in sent(store, "parts-2")
+    assert "4 files sent" in run("score", source, "--model", head, "--out", f"{to}-2").out
+    assert set(sent(store, "parts-2")) == {*parts, MANIFEST} and not list(kept.iterdir())
+    assert sent(store, "parts") == there
+
+
+@pytest.mark.parametrize(
+    ("to", "sentence"),
+    [
+        ("https://example.org/t.parquet", "A web server takes no files"),
+        ("s3://nowhere-at-all/t", "There is no bucket “nowhere-at-all”"),
+        ("s3://nowhere-at-all/t.csv", "There is no bucket “nowhere-at-all”"),
+        ("s3://pictures/full", "s3://pictures/full is not empty: a.txt lies there"),
+        ("s3://pictures/locked.csv", "The store does not let s3://pictures/locked.csv be"),
+        ("s3://pictures/t.txt", "no known ending"),
+        ("s3://pictures/..", "has a name that no file can have here"),
+        (f"s3://AKIA:{SECRET}@pictures/t", "a name and a password in it is not taken"),
+        ("gs://pictures/t.csv", "gs:// addresses need the package gcsfs"),
+    ],
+)
+def test_where_nothing_can_be_sent_is_told_before_anything_is_scored(
+    store: Store, run: Run, head: Path, kept: Path, to: str, sentence: str
+) -> None:
+    store.client.put_object(Bucket=BUCKET, Key="full/a.txt", Body=b"x")
+    store.refused.add("locked.csv")
+    said = run("score", "not-looked-at.npy", "--model", head, "--out", to)
+    fails(said, sentence)
+    assert SECRET not in said.err and not list(kept.glob("*/*"))
+
+
+def test_what_is_not_whole_is_not_sent_and_a_cluster_writes_into_a_folder(
+    tmp_path: Path, store: Store, run: Run, head: Path, kept: Path
+) -> None:
+    source = store.put(vectors_in(tmp_path / "v"), "holes")
+    store.refused.add("holes/metadata/metadata_1.parquet")
+    said = run("score", source, "--model", head, "--out", f"s3://{BUCKET}/half/t.csv")
+    assert said.code == 1 and not sent(store, "half")
+    refused = run("score", source, "--model", head, "--engine", "ray", "--out", f"s3://{BUCKET}/r")
+    assert refused.code == 2 and "a cluster writes into" in refused.sentence
+    shown = run("score", f"{source}/img_emb/img_emb_0.npy", "--model", head, "--dry-run", "--out",
+                f"s3://{BUCKET}/half/t.csv")  # fmt: skip
+    assert shown.code == 0 and not sent(store, "half")
+
+
+def test_what_breaks_off_on_this_side_leaves_nothing_half_at_the_address(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures.write(tmp_path / "t.csv", bytes(2**14))
+
+    def stopped(content: Any, out: Any, _: int) -> None:
+        out.write(content.read(100))
+        raise KeyboardInterrupt
+
+    address = parse(f"s3://{BUCKET}/stopped/t.csv")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.copyfileobj", stopped)
+        stores.store_of(address).put(tmp_path / "t.csv", address)
+    assert not sent(store, "stopped")
+    stores.store_of(address).put(tmp_path / "t.csv", address)
+    assert sent(store, "stopped") == {"t.csv": bytes(2**14)}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from more_itertools import side_effect
 from tastemaker.cli.help import Commands
 from tastemaker.cli.models import model_path, promises
 from tastemaker.cli.options import no_number, path_option, percent_option, source_argument
+from tastemaker.cli.sending import out_option, sent_to_its_address
 from tastemaker.cli.terminal import (
     AsJson,
     counted,
@@ -45,6 +46,7 @@ def top_of(typed: str) -> "Top":
 
 
 @app.command()
+@sent_to_its_address
 def score(
     source: Annotated[
         Any,
@@ -108,12 +110,8 @@ def score(
         bool, typer.Option("--dry-run", help="Write nothing; tell what would be written.")
     ] = False,
     to: Annotated[
-        Path | None,
-        path_option(
-            "--out",
-            about=".parquet, .csv or .jsonl; without an ending a folder of parts, where "
-            "a run that was stopped goes on.",
-        ),
+        Any,
+        out_option(),
     ] = None,
     columns: Annotated[
         list[str] | None,

@@ -16,7 +16,7 @@ WEB = ("http", "https")
 S3 = "s3"
 READERS = (
     "only `tastemaker score` and `embed --out`, and `score` of a head in Python, read from "
-    "addresses"
+    "addresses, and only `score --out` writes to one"
 )
 PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # what reads from other stores, where it is installed
 

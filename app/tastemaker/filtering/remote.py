@@ -58,6 +58,13 @@ class Store(Protocol):
 
     def copy(self, file: RemoteFile, into: Path, stopped: Event) -> None: ...
 
+    def require_bucket(self) -> None:
+        """Raises `NotFound` where there is none to write to, and what keeps it from being asked."""
+
+    def put(self, file: Path, address: Address) -> None:
+        """Write a file of this machine there, whole or not at all; in the place of what lies there
+        under that name."""
+
 
 def pause(seconds: float, stopped: Event) -> None:
     """Wait before a further try, as long as somebody wants it."""
@@ -71,10 +78,13 @@ class NoHost(Unavailable):
 _answered: set[tuple[str, str]] = set()  # hosts and buckets that this process has had something of
 
 
-def tried(call: Callable[[], T], address: Address, stopped: Event = NEVER) -> T:
+def tried(
+    call: Callable[[], T], address: Address, stopped: Event = NEVER, *, done: str = "read"
+) -> T:
     """What the call gives, tried again where a connection breaks; not where the name of a host that
-    never answered is unknown, which is mistyped. Raises what happened in words: nothing of the
-    error itself is told, or kept as its cause, for it may hold a signed query."""
+    never answered is unknown, which is mistyped. `done` is what it would have been. Raises what
+    happened in words: nothing of the error itself is told, or kept as its cause, for it may hold a
+    signed query."""
     waits, host = iter(WAITS), (address.scheme, address.path.partition("/")[0])
     while True:
         try:
@@ -82,7 +92,7 @@ def tried(call: Callable[[], T], address: Address, stopped: Event = NEVER) -> T:
         except Exception as error:
             if not isinstance(error, ERRORS) and _maker(error) not in MAKERS:
                 raise
-            told, wait = in_words(error, address), next(waits, None)
+            told, wait = in_words(error, address, done), next(waits, None)
         else:
             _answered.add(host)
             return given
@@ -106,7 +116,7 @@ REFUSED = (
 )
 
 
-def in_words(error: Exception, address: Address) -> TastemakerError:
+def in_words(error: Exception, address: Address, done: str = "read") -> TastemakerError:
     """`Unavailable` for what may pass."""
     if isinstance(error, OSError) and error.filename and address.scheme not in PACKAGES:  # here
         told = (error.strerror or "").lower()
@@ -123,13 +133,10 @@ def in_words(error: Exception, address: Address) -> TastemakerError:
     if address.scheme == S3:
         bucket = address.path.partition("/")[0]
         if "NO_SUCH_BUCKET" in told or re.search(r"Bucket '.*' not found", told):
-            return NotFound(
-                f"There is no bucket “{bucket}”.", "Check its name, and AWS_ENDPOINT_URL if it is "
-                "not one of Amazon's.",
-            )  # fmt: skip
+            return no_bucket(bucket)
         if re.search(REFUSED, told):
             return Forbidden(
-                f"The store does not let {address} be read with the credentials that were found, "
+                f"The store does not let {address} be {done} with the credentials that were found, "
                 "or found none.",
                 "They are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from "
                 "~/.aws/credentials (AWS_PROFILE), or from the role of the machine.",
@@ -139,19 +146,26 @@ def in_words(error: Exception, address: Address) -> TastemakerError:
     of_maker = f"{type(error).__name__}: {told}"
     if address.scheme in PACKAGES and re.search("Credential|Auth|Permission|Forbidden", of_maker):
         return Forbidden(
-            f"The store does not let {address} be read with the credentials that were found, or "
+            f"The store does not let {address} be {done} with the credentials that were found, or "
             "found none.",
             f"They are taken from where {PACKAGES[address.scheme]} looks for them.",
         )
     if _is_no_host(error):
         endpoint = " and AWS_ENDPOINT_URL" if address.scheme == S3 else ""
         return NoHost(
-            f"{address} cannot be read: nobody knows the name of its host.",
+            f"{address} cannot be {done}: nobody knows the name of its host.",
             f"Check how the address{endpoint} {'are' if endpoint else 'is'} spelt, and the "
             "connection to the network.",
         )
     return Unavailable(
-        f"{address} cannot be read: {_why(error, told)}.", "Run it again when the server answers."
+        f"{address} cannot be {done}: {_why(error, told)}.", "Run it again when the server answers."
+    )
+
+
+def no_bucket(bucket: str) -> NotFound:
+    return NotFound(
+        f"There is no bucket “{bucket}”.",
+        "Check its name, and AWS_ENDPOINT_URL if it is not one of Amazon's.",
     )
 
 

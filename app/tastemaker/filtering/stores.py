@@ -11,6 +11,7 @@ A connection that breaks is tried again, and goes on where it broke as far as th
 import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +21,17 @@ from typing import Any
 import httpx
 from pyarrow import fs
 
-from tastemaker.errors import Invalid, NotFound, Unavailable
+from tastemaker.errors import Forbidden, Invalid, NotFound, Unavailable
 from tastemaker.files.addresses import PACKAGES, S3, WEB, Address
-from tastemaker.filtering.remote import RemoteFile, ShortRead, Store, each, require_same, tried
+from tastemaker.filtering.remote import (
+    RemoteFile,
+    ShortRead,
+    Store,
+    each,
+    no_bucket,
+    require_same,
+    tried,
+)
 
 SECONDS = 60.0  # without a byte, until a server is taken for gone
 CONNECT_SECONDS = 10.0
@@ -111,6 +120,30 @@ class _Bucket:
         if not stopped.is_set():
             require_same(self, file)
 
+    def require_bucket(self) -> None:
+        with contextlib.suppress(Forbidden):  # who may only write there
+            info = tried(lambda: self._fs.get_file_info(self._root.path), self._root)
+            if info.type == fs.FileType.NotFound:
+                raise no_bucket(self._root.path)
+
+    def put(self, file: Path, address: Address) -> None:
+        """The store shows an object once all of it came. One that is broken off on this side is
+        shown too, as far as it came, and is deleted."""
+        before = self.facts(address)
+
+        def once() -> None:
+            try:
+                with file.open("rb") as content, self._fs.open_output_stream(address.path) as out:
+                    shutil.copyfileobj(content, out, PIECE)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    if self.facts(address) != before:
+                        self._fs.delete_file(address.path)
+                raise
+
+        tried(once, address, done="written")
+        _require_whole(self, file, address)
+
 
 class _Foreign:
     """The stores that packages of others read, by their common interface, fsspec."""
@@ -165,6 +198,23 @@ class _Foreign:
                 out.write(self.read(file, start, min(PIECE, file.size - start)))
         require_same(self, file)
 
+    def require_bucket(self) -> None:
+        with contextlib.suppress(Forbidden):  # who may only write there
+            tried(lambda: self._fs.info(self._root.path), self._root)
+
+    def put(self, file: Path, address: Address) -> None:
+        tried(lambda: self._fs.put_file(str(file), address.path), address, done="written")
+        _require_whole(self, file, address)
+
+
+def _require_whole(store: Store, file: Path, address: Address) -> None:
+    there, size = store.facts(address), file.stat().st_size
+    if there is None or there.size != size:
+        came = 0 if there is None else there.size
+        raise Unavailable(
+            f"{address} has {came:,} of the {size:,} bytes that were sent.", "Send it again."
+        )
+
 
 # --- web servers ----------------------------------------------------------------------------------
 
@@ -177,6 +227,12 @@ class _Web:
             follow_redirects=True, timeout=httpx.Timeout(SECONDS, connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},  # else sizes are those of something else
         )  # fmt: skip
+
+    def require_bucket(self) -> None:
+        raise Invalid("A web server takes no files.", "Write to s3://…, or to a file here.")
+
+    def put(self, file: Path, address: Address) -> None:
+        raise Invalid(f"A web server takes no files: {address}.", "Write to s3://….")
 
     def below(self, path: str) -> list[RemoteFile]:
         raise Invalid(
