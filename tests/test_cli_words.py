@@ -327,7 +327,11 @@ def test_what_passes_is_linked_or_moved_and_a_dry_run_writes_nothing(
         fails(run(*words, f"--{way}", pictures / "in"), "inside the source")
     fails(run(*words, "--device", "tpu"), "There is no device “tpu” here.", "cpu")
     (tmp_path / "flat").write_bytes(b"a file")
-    fails(run(*words, "--move", "flat"), "flat cannot be written", "is a file")
+    fails(
+        run(*words, "--move", "flat"),
+        "flat cannot be written: it is a file, and a folder is needed",
+        "Name a folder",
+    )
     assert contents(pictures) == {"c.png": was["c.png"]}
 
 

@@ -121,6 +121,18 @@ def test_every_project_says_what_it_needs_next(tmp_path: Path) -> None:
     assert told() == (f"{world.at}/versions", "20 new scores since v1.0: train")
 
 
+def test_while_nothing_is_embedded_the_strip_says_what_training_waits_for(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=20)
+    score_some(world, [index % 11 for index in range(20)])
+    train = f'action="{world.at}/train"'
+    strip = world.client.get(f"{world.at}/score/strip").text
+    assert "Train, as soon as the first images are embedded" in strip
+    assert train not in strip and ">Versions</a>" not in strip
+    embed_all(world)
+    strip = world.client.get(f"{world.at}/score/strip").text
+    assert train in strip and "as soon as" not in strip
+
+
 def test_a_new_project_leads_to_adding_images(world: World) -> None:
     answer = world.client.post("/projects", data={"name": "  City  photos "})
     assert answer.status_code == 303

@@ -156,6 +156,11 @@ def require_writable_folder(folder: Path, what: Path | None = None) -> None:
         while not _is_there(there):
             there = there.parent
         if not there.is_dir():
+            if there == what.absolute():
+                raise NotWritable(
+                    f"{what} cannot be written: it is a file, and a folder is needed.",
+                    "Name a folder.",
+                )
             raise NotWritable(f"{what} cannot be written: {there} is a file.", ELSEWHERE)
         tempfile.TemporaryFile(dir=there).close()
 
