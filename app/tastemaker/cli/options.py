@@ -81,13 +81,17 @@ def path_option(*names: str, about: str, metavar: str = "FILE", **more: Any) -> 
     is refused: who writes it means a stream, and would get a file or folder of that name."""
 
     def path(typed: Any) -> Path:
-        if str(typed) == "-":
-            raise typer.BadParameter(
-                "a file or a folder is meant, no stream; write ./- for one so called"
-            )
+        refuse_stream(typed)
         return local_path(typed)
 
     return typer.Option(*names, parser=path, metavar=metavar, help=about, **more)
+
+
+def refuse_stream(typed: Any) -> None:
+    if str(typed) == "-":
+        raise typer.BadParameter(
+            "a file or a folder is meant, no stream; write ./- for one so called"
+        )
 
 
 def source_argument(metavar: str, about: str) -> Any:

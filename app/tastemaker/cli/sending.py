@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import typer
 
-from tastemaker.cli.options import path_or_address
+from tastemaker.cli.options import path_or_address, refuse_stream
 from tastemaker.cli.terminal import counted, err, out, plain
 from tastemaker.errors import TastemakerError
 from tastemaker.files.addresses import Address
@@ -16,8 +16,12 @@ Command = Callable[..., None]
 
 
 def out_option() -> Any:
+    def place(typed: Any) -> Path | Address:
+        refuse_stream(typed)
+        return path_or_address(typed)
+
     return typer.Option(
-        "--out", parser=path_or_address, metavar="FILE",
+        "--out", parser=place, metavar="FILE",
         help=".parquet, .csv or .jsonl; without an ending a folder of parts, where a run that was "
         "stopped goes on. Also an address (s3://…), where it is sent once it is whole.",
     )  # fmt: skip
