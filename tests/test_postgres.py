@@ -19,7 +19,7 @@ from web_world import client_of, drawn
 
 from tastemaker import images, jobs, projects, scores, versions, worker
 from tastemaker.config import Settings
-from tastemaker.database import moving, sessions, table_rows
+from tastemaker.database import installation, moving, sessions, table_rows
 from tastemaker.database.installation import identity
 from tastemaker.database.migration import migrate, upgrade
 from tastemaker.database.statements import take_turn
@@ -29,6 +29,7 @@ from tastemaker.database.tables import (
     Embedding,
     EncoderRow,
     Image,
+    Installation,
     Job,
     Label,
     Prediction,
@@ -139,6 +140,10 @@ def test_a_reading_session_sees_one_state_and_writes_nothing_while_others_write_
     with sessions.writing(engine) as session:  # on a connection that a reader has had
         assert session.exec(text("SHOW transaction_isolation")).one()[0] == "read committed"
         assert session.exec(text("SHOW transaction_read_only")).one()[0] == "off"
+        session.execute(delete(Installation))
+    installation._known.clear()
+    with sessions.reading(engine) as reader:  # who reads first makes what a library is known by
+        assert installation.identity(reader).library
 
 
 def test_of_two_people_on_one_image_the_label_knows_both(

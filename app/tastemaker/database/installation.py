@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, select, update
 
-from tastemaker.database.sessions import is_writing, writing
+from tastemaker.database.sessions import engine_of, is_writing, writing
 from tastemaker.database.tables import Installation
 
 
@@ -27,7 +27,7 @@ _known: dict[str, Identity] = {}
 def identity(session: Session) -> Identity:
     """The identity of the session's database, made on first use. All processes on one database
     share it."""
-    engine = session.get_bind().engine
+    engine = engine_of(session)
     address = engine.url.render_as_string(hide_password=False)
     if (known := _known.get(address)) is not None:
         return known
@@ -51,7 +51,7 @@ def renew(session: Session) -> Identity:
     new = {"library_id": secrets.token_hex(8), "secret": secrets.token_urlsafe(32)}
     identity(session)  # there is one to be replaced
     session.execute(update(Installation).values(new))
-    _known.pop(session.get_bind().engine.url.render_as_string(hide_password=False), None)
+    _known.pop(engine_of(session).url.render_as_string(hide_password=False), None)
     return Identity(new["library_id"], new["secret"])
 
 

@@ -200,13 +200,23 @@ def _snapshot(engine: Engine) -> Engine:
     statement would see its own."""
     if engine.dialect.name == "sqlite":
         return engine
-    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return engine.execution_options(
+        isolation_level="REPEATABLE READ", postgresql_readonly=True, opened_on=engine
+    )
 
 
 @lru_cache(maxsize=8)
 def _immediate(engine: Engine) -> Engine:
     """The same engine, whose transactions begin with the write lock."""
-    return engine.execution_options(begin="IMMEDIATE")
+    return engine.execution_options(begin="IMMEDIATE", opened_on=engine)
+
+
+def engine_of(session: Session) -> Engine:
+    """The engine that a session was opened on: that of the session itself goes on reading only, or
+    writing only."""
+    bind = session.get_bind()
+    engine: Engine = bind.get_execution_options().get("opened_on", bind.engine)
+    return engine
 
 
 def is_writing(session: Session) -> bool:
