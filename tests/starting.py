@@ -8,11 +8,11 @@ from tastemaker.database import installation, migration, sessions
 
 
 def bring_up_to_date(home: str) -> str | None:
-    engine = migration.migrate(Settings(home=Path(home), _env_file=None))  # type: ignore[call-arg]
+    engine = migration.migrate(Settings(home=Path(home), _env_file=None))
     return migration.current_revision(engine)
 
 
 def find_identity(home: str) -> installation.Identity:
-    settings = Settings(home=Path(home), _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=Path(home), _env_file=None)
     with sessions.reading(sessions.make_engine(settings)) as session:
         return installation.identity(session)

@@ -185,7 +185,7 @@ GIVEN = st.tuples(
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    settings = Settings(home=tmp_path_factory.mktemp("bulk"), min_free_gb=0, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=tmp_path_factory.mktemp("bulk"), min_free_gb=0, _env_file=None)
     engine = migration.migrate(settings)
     with sessions.writing(engine) as session:
         made = add_images(session, 4)

@@ -82,7 +82,7 @@ def test_nothing_writes_json_in_another_way() -> None:
 def test_every_answer_for_programs_is_typed_or_written_whole(world: World) -> None:
     """FastAPI writes null for NaN only where a route says what it returns."""
     untyped = []
-    for route in world.client.app.routes:  # type: ignore[attr-defined]
+    for route in world.client.app.routes:
         if not isinstance(route, APIRoute) or not route.path.startswith("/api/"):
             continue
         returned = typing.get_type_hints(route.endpoint).get("return", Any)

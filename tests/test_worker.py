@@ -502,7 +502,7 @@ def test_a_job_whose_process_cannot_begin_is_tried_again_and_then_told(
     empty_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system may have no process left."""
-    job_id = empty_bench.enqueue("embed", project=None)  # type: ignore[arg-type]
+    job_id = empty_bench.enqueue("embed", project=None)
     with monkeypatch.context() as patch:
         error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         patch.setattr(systems, "begin", fails_with(error))

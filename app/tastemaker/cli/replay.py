@@ -231,7 +231,6 @@ def learning_curves(
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-
     from tastemaker.files import write_atomic
 
     write_atomic(path, (json_text(result) + "\n").encode())

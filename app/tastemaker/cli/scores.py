@@ -145,16 +145,15 @@ def scores_tables(
     with database() as (_, engine):
         with sessions.reading(engine) as session:
             chosen = projects.by_name(session, name)
-            tables = imported_tables.listed(session, chosen)
+            tables = imported_tables.listed(session, chosen) if undo is None else []
         if undo is not None:
             told = imported_tables.take_back(engine, chosen.id, undo)
-    if undo is not None:
-        if as_json:
-            return print_json(asdict(told))
-        out.print(f"{told.undone:,} taken back.")
-        if n := told.corrected:
-            out.print(f"{counted(n, 'image')} {were(n)} scored after it, and that stays.")
-        return None
+            if as_json:
+                return print_json(asdict(told))
+            out.print(f"{told.undone:,} taken back.")
+            if n := told.corrected:
+                out.print(f"{counted(n, 'image')} {were(n)} scored after it, and that stays.")
+            return None
     if as_json:
         return print_json([table.as_dict() for table in tables])
     for table in tables:

@@ -17,6 +17,9 @@ from tastemaker import projects
 from tastemaker.database.tables import Annotator, Image, Project, ScoreEvent, SyntheticImage
 from tastemaker.projects import LabelRules
 
+EVENTS = ScoreEvent.metadata.tables[str(ScoreEvent.__tablename__)]
+ANNOTATORS = Annotator.metadata.tables[str(Annotator.__tablename__)]
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -71,7 +74,7 @@ class Scene(NamedTuple):
 def _scene() -> Any:
     project: Any = bindparam("project")
     image: Any = bindparam("image")
-    event = ScoreEvent.__table__.alias()  # type: ignore[attr-defined]  # a table has it
+    event = EVENTS.alias()
     spoken_of = (
         select_columns(event.c.id)
         .where(event.c.project_id == project, event.c.image_id == image)
@@ -112,7 +115,7 @@ def _about_columns() -> Any:
 def _is_whose() -> Any:
     """Condition: the annotator is the person; where they are gone, shut out or a proxy, the one
     whose it is `otherwise`."""
-    chosen: Any = Annotator.__table__.alias()  # type: ignore[attr-defined]  # a table has it
+    chosen: Any = ANNOTATORS.alias()
     welcome = select_columns(chosen.c.id).where(
         chosen.c.id == bindparam("person"), ~chosen.c.proxy, ~chosen.c.disabled
     )
@@ -172,7 +175,7 @@ def about(session: Session, project_id: int, image_ids: Sequence[int]) -> dict[i
 @functools.cache
 def _events_about() -> Any:
     return (
-        select_columns(*ScoreEvent.__table__.columns, col(Annotator.proxy).label("by_proxy"))  # type: ignore[attr-defined]  # a table has it
+        select_columns(*EVENTS.columns, col(Annotator.proxy).label("by_proxy"))
         .join(Annotator, col(Annotator.id) == ScoreEvent.annotator_id)
         .where(
             col(ScoreEvent.project_id) == bindparam("project"),
@@ -223,7 +226,7 @@ def ids_of_keys(session: Session, keys: Sequence[str]) -> dict[str, int]:
 
 @functools.cache
 def _insert_event() -> Any:
-    return ScoreEvent.__table__.insert()  # type: ignore[attr-defined]  # a table has it
+    return EVENTS.insert()
 
 
 BLANK = {"value": None, "undoes": None, "event_group": None, "reason": "", "note": "", "key": None}
