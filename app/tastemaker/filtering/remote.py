@@ -211,9 +211,13 @@ def _why(error: Exception, told: str) -> str:
 
 def require_same(store: Store, file: RemoteFile) -> None:
     if store.facts(file.address) != file:
-        raise Unavailable(
-            f"{file.address} was changed while it was read.", "Run it again: it is read anew."
-        )
+        raise changed(file)
+
+
+def changed(file: RemoteFile) -> Unavailable:
+    return Unavailable(
+        f"{file.address} was changed while it was read.", "Run it again: it is read anew."
+    )
 
 
 class ShortRead(OSError):

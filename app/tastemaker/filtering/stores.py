@@ -27,6 +27,7 @@ from tastemaker.filtering.remote import (
     RemoteFile,
     ShortRead,
     Store,
+    changed,
     each,
     no_bucket,
     require_same,
@@ -298,10 +299,7 @@ class _Web:
         with self._get(file.address, headers) as answer:
             goes_on = answer.status_code == 206
             if _size_told(answer) != file.size:
-                raise Unavailable(
-                    f"{file.address} was changed while it was read.",
-                    "Run it again: it is read anew.",
-                )
+                raise changed(file)
             with into.open("ab" if goes_on else "wb") as out:
                 for some in answer.iter_raw():
                     if stopped.is_set():
