@@ -120,7 +120,7 @@ def _routes(*, api: bool) -> Iterator[str]:
     for route in (route for router in all_routers() for route in router.routes):
         assert isinstance(route, APIRoute)
         if route.path.startswith("/api/") == api:
-            (permission,) = permissions_of(route)
+            (permission,) = permissions_of(route.endpoint)
             for method in sorted(route.methods):
                 who = WHO.get(id(permission), "anybody")
                 module = route.endpoint.__module__.rpartition(".")[2]

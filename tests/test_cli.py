@@ -81,6 +81,15 @@ def test_a_child_that_imports_its_parents_command_loads_nothing_of_it() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_a_server_starts_without_what_its_first_pages_do_not_need() -> None:
+    dear = "{'torch', 'pyarrow', 'markdown_it', 'alembic', 'scipy'}"
+    told = (
+        f"import sys, tastemaker.cli.server, tastemaker.pages.app; print({dear} & {{*sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_the_version_is_told(run: Run) -> None:
     assert run("--version").out.startswith("tastemaker 0.")
 

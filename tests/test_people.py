@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urljoin
 
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
 from routes import every_route
 from sqlalchemy import Engine
 from sqlmodel import Session, select
@@ -432,7 +434,7 @@ def test_every_route_names_one_permission_and_nobody_gets_further(
         if not isinstance(route, APIRoute):
             assert route.path in ("/static", "/api/v1/openapi.json")
             continue
-        (permission,) = permissions.permissions_of(route)
+        (permission,) = permissions.permissions_of(route.endpoint)
         assert (route.path in OPEN) == isinstance(permission, permissions.Public), route.path
         if route.path in OPEN:
             continue
@@ -518,6 +520,34 @@ def test_a_route_without_a_permission_cannot_be_made() -> None:
     router = APIRouter(route_class=permissions.GuardedRoute)
     with pytest.raises(TypeError, match="0 permissions"):
         router.get("/open")(lambda: None)
+
+
+def test_what_an_endpoint_takes_is_worked_out_when_it_is_first_asked_for() -> None:
+    asked: list[str] = []
+
+    def first() -> None:
+        asked.append("first")
+
+    def double(
+        number: int, _: permissions.AnyVisitor, known: Annotated[None, Depends(first)]
+    ) -> int:
+        asked.append("endpoint")
+        return 2 * number
+
+    app, router = FastAPI(), APIRouter(route_class=permissions.GuardedRoute)
+    router.get("/double")(double)
+    (route,) = router.routes
+    assert isinstance(route, permissions.GuardedRoute)
+    route.ask_first(Depends(lambda: asked.append("before")))
+    app.router.routes.append(route)
+    assert "dependant" not in vars(route)
+    with ThreadPoolExecutor(8) as many:  # whoever comes while another works it out waits for it
+        told = list(many.map(lambda _: len(route.dependant.dependencies), range(8)))
+    assert set(told) == {3} and "dependant" in vars(route)
+    answer = TestClient(app).get("/double?number=21")
+    assert (answer.json(), asked) == (42, ["before", "first", "endpoint"])
+    with pytest.raises(AttributeError):
+        _ = route.what_no_route_has
 
 
 def test_an_annotator_scores_from_the_library_in_their_own_name_and_changes_nothing_else(

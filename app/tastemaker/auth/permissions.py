@@ -11,15 +11,18 @@ one would be passed over, and the answer be another than was asked for.
 """
 
 import re
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.routing import compile_path
+from starlette.types import Message, Receive, Scope, Send
 
 from tastemaker.auth.identity import NOBODY, Identity, Who, is_id, not_signed_in
 from tastemaker.auth.origins import check_library
@@ -113,10 +116,15 @@ class LimitsItsBody:
     """A dependency that reads the request's body as it comes, and limits it."""
 
 
-def permissions_of(route: APIRoute) -> list[Permission]:
-    """The permissions that a route's signature names."""
-    calls = [dependency.call for dependency in route.dependant.dependencies]
-    return [call for call in calls if isinstance(call, Permission)]
+def permissions_of(endpoint: Callable[..., Any]) -> list[Permission]:
+    """The permissions that an endpoint's signature names, by the types of this module."""
+    named = [
+        part.dependency
+        for annotation in endpoint.__annotations__.values()
+        for part in getattr(annotation, "__metadata__", ())
+        if isinstance(part, Dependency)
+    ]
+    return [one for one in named if isinstance(one, Permission)]
 
 
 def limits_its_body(route: APIRoute) -> bool:
@@ -142,15 +150,47 @@ def parameters_of(dependant: Dependant) -> set[str]:
 
 class GuardedRoute(APIRoute):
     """A route that checks its permission before it reads the request's body, and the body's size
-    while it does."""
+    while it does.
+
+    FastAPI works out what an endpoint takes when the first request for it comes, or when something
+    else asks (`dependant`, say): for all routes it takes longer than the rest of a start.
+    """
+
+    _working_out = threading.RLock()
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if (found := len(permissions_of(endpoint))) != 1:
+            raise TypeError(f"{path} names {found} permissions in its signature, not 1")
+        self.path, self.endpoint = path, endpoint
+        self.path_regex, self.path_format, self.param_convertors = compile_path(path)
+        self.name = options["name"] or endpoint.__name__
+        self.methods = set(options["methods"])
+        self.include_in_schema = options["include_in_schema"]
+        self.app = self._first_call
+        self._options = options
+
+    def ask_first(self, *dependencies: Dependency) -> None:
+        """Resolve these before what the endpoint takes. Only before the first request."""
+        self._options["dependencies"] = [*dependencies, *(self._options["dependencies"] or ())]
+
+    def __getattr__(self, name: str) -> Any:
+        """What FastAPI sets, at the first look at any of it."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._work_out()
+        return object.__getattribute__(self, name)
+
+    def _work_out(self) -> None:
+        with self._working_out:
+            if options := self.__dict__.pop("_options", None):
+                super().__init__(self.path, self.endpoint, **options)
+
+    async def _first_call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._work_out()
+        await self.app(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        permissions = permissions_of(self)
-        if len(permissions) != 1:
-            raise TypeError(
-                f"{self.path} names {len(permissions)} permissions in its signature, not 1"
-            )
-        permission, takes_more = permissions[0], limits_its_body(self)
+        (permission,), takes_more = permissions_of(self.endpoint), limits_its_body(self)
         handle = super().get_route_handler()
         known: set[str] | None = None
         if self.path.startswith(FOR_PROGRAMS):

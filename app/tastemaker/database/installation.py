@@ -3,11 +3,10 @@
 import secrets
 from typing import NamedTuple
 
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, select, update
 
 from tastemaker.database.sessions import engine_of, is_writing, writing
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import Installation
 
 
@@ -62,6 +61,5 @@ def _read(session: Session) -> Identity | None:
 
 def _make(session: Session) -> None:
     """Of several processes that do so at once, the first one's row stays."""
-    insert = postgres_insert if session.get_bind().dialect.name == "postgresql" else sqlite_insert
     row = {"id": 1, "library_id": secrets.token_hex(8), "secret": secrets.token_urlsafe(32)}
-    session.execute(insert(Installation).values(row).on_conflict_do_nothing())
+    insert_missing(session, Installation, [row])

@@ -6,13 +6,9 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tastemaker.database.tables import Version
@@ -28,12 +24,16 @@ from tastemaker.files import (
 from tastemaker.files.json_text import json_text
 from tastemaker.scores.references import References
 
+if TYPE_CHECKING:  # imported where it is used: it takes long, and few audits are of tables
+    import pyarrow as pa
+    import pyarrow.csv
+
 SCORES = "aesthetic_score"
 OF_CLASSES = "probability"  # before scores, which were then only carried along
 MANIFEST = "manifest.json"  # of a folder of parts
 MODEL = "model"
 # Whatever the first rows look like: paths of numbers are paths, and scores 0 and 1 are no integers.
-TYPES = {"path": pa.string(), SCORES: pa.float64()}
+TYPES = {"path": "string", SCORES: "float64"}
 ENDINGS = (".parquet", ".csv", ".jsonl")
 
 
@@ -59,7 +59,7 @@ class ScoredTable:
         for part in _parts(self.path):
             for batch in _batches(part, "path"):
                 inside = wanted[(wanted >= start) & (wanted < start + len(batch))]
-                cells = batch.take(pa.array(inside - start)).to_pylist()
+                cells = batch.take(inside - start).to_pylist()
                 if part.suffix.lower() == ".csv":
                     cells = [unescape_formula(str(cell)) for cell in cells]
                 found |= zip(inside.tolist(), map(str, cells), strict=True)
@@ -112,6 +112,8 @@ def known_image(references: References, path: str) -> int | None:
 def read_table(path: Path) -> ScoredTable:
     """A table, or a folder of parts as `tastemaker score --out` writes them. Raises `NotFound`, and
     `Invalid` for what is no such table, or a folder whose run did not come to its end."""
+    from pyarrow import ArrowException
+
     parts = _parts(path)
     scores, model, model_sha256 = [], "", ""
     for part in parts:
@@ -119,7 +121,7 @@ def read_table(path: Path) -> ScoredTable:
             raise Invalid(f"{part.name} has no known ending.", f"Use {', '.join(ENDINGS)}.")
         try:
             names, about = _described(part)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (ArrowException, OSError, ValueError) as error:
             raise Invalid(
                 f"{part.name} cannot be read as a table.", "`tastemaker score --out` writes one."
             ) from error
@@ -135,9 +137,9 @@ def read_table(path: Path) -> ScoredTable:
                     "A table as `tastemaker score --out` writes it is needed.",
                 )
         try:
-            scores += [batch.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            scores += [batch.cast("float64").to_numpy(zero_copy_only=False)
                        for batch in _batches(part, SCORES)]  # fmt: skip
-        except pa.ArrowException as error:
+        except ArrowException as error:
             raise Invalid(f"The column “{SCORES}” of {part.name} holds no numbers.") from error
         model, model_sha256 = about.get("model", model), about.get("model_sha256", model_sha256)
     joined = np.concatenate([np.empty(0), *scores])
@@ -185,6 +187,8 @@ def _described(part: Path) -> tuple[list[str], dict[str, str]]:
     """The names of the columns, and what the file says of the model: in its metadata, else in the
     first row of a column."""
     if part.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
         schema = pq.read_schema(part)
         metadata = schema.metadata or {}
         about = {
@@ -199,6 +203,8 @@ def _described(part: Path) -> tuple[list[str], dict[str, str]]:
     if part.suffix.lower() == ".csv":
         first = next(iter(_csv(part)), None)
     else:
+        import pyarrow.json
+
         with part.open("rb") as file:
             first = pyarrow.json.read_json(io.BytesIO(file.readline()))
     if first is None or not len(first):
@@ -207,9 +213,11 @@ def _described(part: Path) -> tuple[list[str], dict[str, str]]:
     return first.schema.names, {MODEL: unescape_formula(str(cell or ""))}
 
 
-def _csv(part: Path, column: str | None = None) -> pyarrow.csv.CSVStreamingReader:
+def _csv(part: Path, column: str | None = None) -> "pyarrow.csv.CSVStreamingReader":
     """The rows of a CSV file, some at a time: all columns, of which only the first rows may be
     looked at, for types that are not told follow from these; or one."""
+    import pyarrow.csv
+
     only = {"include_columns": [column], "column_types": TYPES} if column else {}
     return pyarrow.csv.open_csv(
         part,
@@ -218,17 +226,22 @@ def _csv(part: Path, column: str | None = None) -> pyarrow.csv.CSVStreamingReade
     )
 
 
-def _batches(part: Path, column: str) -> Iterator[pa.Array]:
+def _batches(part: Path, column: str) -> "Iterator[pa.Array]":
     """The cells of one column, some at a time."""
     if part.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
         for batch in pq.ParquetFile(part, pre_buffer=False).iter_batches(columns=[column]):
             yield batch.column(0)
     elif part.suffix.lower() == ".csv":
         for batch in _csv(part, column):
             yield batch.column(0)
     else:
+        import pyarrow as pa
+        import pyarrow.json
+
         only = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema([(column, TYPES[column])]),
+            explicit_schema=pa.schema([(column, pa.type_for_alias(TYPES[column]))]),
             unexpected_field_behavior="ignore",
         )
         yield from pyarrow.json.read_json(part, parse_options=only)[column].chunks

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
 from tastemaker.auth.middleware import SecurityMiddleware
+from tastemaker.auth.permissions import GuardedRoute
 from tastemaker.auth.proxies import TrustedProxies, check_sign_in_header
 from tastemaker.auth.sub_path import SubPath, check_root
 from tastemaker.config import Settings, shipped
@@ -139,17 +140,16 @@ def all_routers() -> list[APIRouter]:
 
 @functools.cache
 def all_routes() -> list[BaseRoute]:
-    """Their routes, made once in a process. They are the page's own where nothing is asked of all
-    of them: FastAPI makes those of an included router a second time, when the first request
-    comes, and then looks a request up twice."""
-    together = APIRouter()
+    """Their routes, made once in a process: the routers' own. FastAPI would make those of an
+    included router a second time, and then look a request up twice."""
+    together: list[BaseRoute] = []
     for page in PAGES:
         for routes in routers_of(page):
-            if asked := kinds_of_page(page):
-                together.include_router(routes, dependencies=asked)
-            else:
-                together.routes += routes.routes
-    return together.routes
+            for route in routes.routes:
+                if isinstance(route, GuardedRoute) and (asked := kinds_of_page(page)):
+                    route.ask_first(*asked)
+                together.append(route)
+    return together
 
 
 def routers_of(page: ModuleType) -> list[APIRouter]:

@@ -4,14 +4,17 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tastemaker.database.tables import Job
 from tastemaker.files import percentages
 from tastemaker.importing.outcome import known_in_words
 from tastemaker.versions.version_report import SPACE
+
+if TYPE_CHECKING:  # most pages show none, and a start need not wait for it
+    from markdown_it import MarkdownIt
 
 
 def percent(value: float | None, digits: int = 0) -> str:
@@ -174,7 +177,9 @@ def markdown(text: str) -> Markup:
 
 
 @lru_cache(maxsize=1)
-def _markdown() -> MarkdownIt:
+def _markdown() -> "MarkdownIt":
+    from markdown_it import MarkdownIt
+
     reader = MarkdownIt("commonmark", {"html": False, "breaks": True})
     return reader.disable(["heading", "lheading", "image"])
 

@@ -36,7 +36,7 @@ REFUSALS = {
 
 def refusals_of(route: APIRoute) -> list[int]:
     """The statuses of every refusal that a route can give."""
-    (permission,) = permissions_of(route)
+    (permission,) = permissions_of(route.endpoint)
     changes = not set(SAFE_METHODS) & (route.methods or set())
     named = "{" in route.path or changes  # an image, say, is named in the body as well
     signs_in = not isinstance(permission, Public)

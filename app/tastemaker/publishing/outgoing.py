@@ -1,27 +1,26 @@
 """What leaves for other programs: the score of every image of a project, whose it is, and where the
 file lies that a person knows it by."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from more_itertools import chunked
 from sqlmodel import Session, col, select
 
 from tastemaker import images, projects, scores
 from tastemaker.database.tables import Image, ImagePath, Project, Version
 from tastemaker.errors import Invalid
-from tastemaker.scores.score_files import score_bytes
+from tastemaker.files import row_tables
 from tastemaker.versions import predictions
 
 Which = Literal["both", "scores", "predictions"]
 AT_ONCE = 500
 SCORED = "scored"  # `by` of what people scored
-COLUMNS = ("sha256", "path", "score", "stars", "by")
+COLUMNS = {
+    "sha256": "string", "path": "string", "score": "float64", "stars": "int8", "by": "string",
+}  # fmt: skip
 STARS_FROM = (3.0, 5.0, 7.0, 9.0)  # scores from which 2, 3, 4 and 5 stars are given
 
 
@@ -125,10 +124,4 @@ def table_bytes(
         }
         for row in rows
     ]  # fmt: skip
-    if ending == ".parquet":
-        kinds = (pa.string(), pa.string(), pa.float64(), pa.int8(), pa.string())
-        out = io.BytesIO()
-        schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
-        pq.write_table(pa.Table.from_pylist(facts, schema), out)
-        return out.getvalue()
-    return score_bytes(facts, ending, COLUMNS)
+    return row_tables.table_bytes(facts, COLUMNS, ending)

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from more_itertools import chunked
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm.util import identity_key
 from sqlmodel import Session, col, delete, func, select
 
 from tastemaker import projects
+from tastemaker.database.statements import write_over
 from tastemaker.database.tables import (
     Annotator,
     Image,
@@ -67,8 +66,7 @@ def write_labels(session: Session, project_id: int, derived: Mapping[int, Derive
     """Make the labels of images, by their ids, what was derived for them."""
     rows = [label.model_dump() for label in derived.values() if label is not None]
     gone = [image_id for image_id, label in derived.items() if label is None]
-    if rows:
-        session.connection().execute(_upsert_label(session.get_bind().dialect.name), rows)
+    write_over(session, Label, rows, key=("project_id", "image_id"))
     for some in chunked(gone, HELD_AT_ONCE):
         of_these = col(Label.image_id).in_(some)
         session.execute(delete(Label).where(col(Label.project_id) == project_id, of_these))
@@ -219,14 +217,6 @@ def aggregate(how: str, values: list[int]) -> float:
     if how in ("lowest", "highest"):
         return float(min(values) if how == "lowest" else max(values))
     return float(statistics.fmean(values) if how == "mean" else statistics.median(values))
-
-
-@functools.cache
-def _upsert_label(dialect: str) -> Any:
-    insert = (postgres_insert if dialect == "postgresql" else sqlite_insert)(Label)
-    key = ("project_id", "image_id")
-    changed = {name: insert.excluded[name] for name in Label.model_fields if name not in key}
-    return insert.on_conflict_do_update(index_elements=key, set_=changed)
 
 
 def values_of(session: Session, project_id: int, image_ids: Sequence[int]) -> dict[int, float]:

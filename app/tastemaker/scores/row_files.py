@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import is_file
 from tastemaker.files.texts import composed, lines_of, read_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MOST_BYTES = 256 * 2**20
 ENDINGS = (".csv", ".jsonl", ".parquet")  # what is written; .tsv and .json are read as well
@@ -161,6 +160,9 @@ def _object(where: str, row: Any) -> Row:
 def _parquet(file: Path) -> Iterator[Row]:
     if file.stat().st_size > MOST_BYTES:
         raise Invalid(f"{file.name} is larger than {MOST_BYTES // 2**20} MB.", "Split it.")
+    import pyarrow as pa  # here, for it takes long, and few files are this one
+    import pyarrow.parquet as pq
+
     try:
         parquet = pq.ParquetFile(file)
         simple = [f.name for f in parquet.schema_arrow if not pa.types.is_nested(f.type)]
@@ -176,9 +178,12 @@ def _parquet(file: Path) -> Iterator[Row]:
         raise Invalid(f"{file.name} is not a Parquet file.") from error
 
 
-def _values(column: pa.Array, file: Path) -> list[Any]:
+def _values(column: "pa.Array", file: Path) -> list[Any]:
     """A column in Python's own types: times to the microsecond and in UTC, bytes as text, what is
     no number as nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()

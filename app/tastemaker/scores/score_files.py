@@ -2,8 +2,6 @@
 the good rows alone, and what was exported comes back as it was: each person's scores, and when they
 were given."""
 
-import csv
-import io
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -12,8 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from more_itertools import chunked, first
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
@@ -30,8 +26,8 @@ from tastemaker.database.tables import (
     in_utc,
 )
 from tastemaker.errors import Invalid, TastemakerError, TooLarge
-from tastemaker.files import escape_formula, unescape_formula, write_atomic
-from tastemaker.files.json_text import json_text
+from tastemaker.files import unescape_formula, write_atomic
+from tastemaker.files.row_tables import table_bytes
 from tastemaker.scores import classes, imported_tables
 from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 from tastemaker.scores.references import References
@@ -414,25 +410,11 @@ def columns_of(project: Project) -> Sequence[str]:
 def score_bytes(
     rows: list[dict[str, Any]], ending: str, columns: Sequence[str] | None = None
 ) -> bytes:
-    """The rows as a file of that ending, without `columns` those that the first one has; cells that
-    a spreadsheet would run are made inert."""
+    """The rows as a file of that ending, without `columns` those that the first one has."""
     columns = columns or (list(rows[0]) if rows else COLUMNS)
-    if ending == ".jsonl":
-        return "".join(json_text(row) + "\n" for row in rows).encode()
-    if ending == ".parquet":
-        out = io.BytesIO()
-        whole = ("score", "bound")
-        kinds = [pa.int64() if name in whole else pa.string() for name in columns]
-        schema = pa.schema(list(zip(columns, kinds, strict=True)))
-        pq.write_table(pa.Table.from_pylist(rows, schema), out)
-        return out.getvalue()
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    for row in rows:
-        texts = [key for key in ("path", "other_path", "annotator", "class") if key in row]
-        writer.writerow(row | {key: escape_formula(row[key]) for key in texts})
-    return text.getvalue().encode()
+    whole = ("score", "bound")
+    kinds = {name: "int64" if name in whole else "string" for name in columns}
+    return table_bytes(rows, kinds, ending)
 
 
 def write_scores(

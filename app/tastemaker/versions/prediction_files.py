@@ -5,14 +5,10 @@ predicted by its SHA-256: predictions come back only to that head, and only for 
 predicted yet.
 """
 
-import csv
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
@@ -20,25 +16,20 @@ from tastemaker import images, projects, versions
 from tastemaker.database import sessions
 from tastemaker.database.tables import ClassPrediction, Image, Prediction, Version
 from tastemaker.errors import Conflict, Invalid, TastemakerError
-from tastemaker.files import escape_formula
-from tastemaker.files.json_text import json_text
+from tastemaker.files.row_tables import table_bytes
 from tastemaker.scores import classes
 from tastemaker.scores.references import References
-from tastemaker.scores.row_files import check_ending, read_rows, unknown_ending
+from tastemaker.scores.row_files import ENDINGS, check_ending, read_rows, unknown_ending
 
-SCHEMA = pa.schema(
-    [
-        ("sha256", pa.string()),
-        ("path", pa.string()),
-        ("aesthetic_score", pa.float64()),
-        ("out_of_fold", pa.float64()),
-        ("uncertainty", pa.float64()),
-        ("model_sha256", pa.string()),
-    ]
-)
-
-
-CLASS_SCHEMA = pa.schema([*SCHEMA, ("class", pa.string())])
+COLUMNS = {
+    "sha256": "string",
+    "path": "string",
+    "aesthetic_score": "float64",
+    "out_of_fold": "float64",
+    "uncertainty": "float64",
+    "model_sha256": "string",
+}
+OF_CLASSES = COLUMNS | {"class": "string"}
 
 
 def rows_of(session: Session, version: Version) -> list[dict[str, Any]]:
@@ -81,22 +72,10 @@ def _scores_of(session: Session, version: Version) -> list[dict[str, Any]]:
 
 def prediction_bytes(session: Session, version: Version, ending: str) -> bytes:
     """The predictions as a file of that ending. Raises `Invalid` for an unknown one."""
-    rows = rows_of(session, version)
-    schema = CLASS_SCHEMA if version.classes.numbers else SCHEMA
-    if ending == ".parquet":
-        out = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema), out)
-        return out.getvalue()
-    if ending == ".jsonl":
-        return "".join(json_text(row) + "\n" for row in rows).encode()
-    if ending != ".csv":
+    if ending not in ENDINGS:
         raise unknown_ending(Path(f"predictions{ending}"))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, schema.names)
-    writer.writeheader()
-    texts = [name for name in ("path", "class") if name in schema.names]
-    writer.writerows(row | {name: escape_formula(row[name]) for name in texts} for row in rows)
-    return text.getvalue().encode()
+    columns = OF_CLASSES if version.classes.numbers else COLUMNS
+    return table_bytes(rows_of(session, version), columns, ending)
 
 
 def import_predictions(
