@@ -349,8 +349,10 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
             browser_type_launch_args["executable_path"] = found
             break
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    # Every page is of one site: a process of its own for each takes an eighth more.
+    together = ["--renderer-process-limit=1", "--disable-site-isolation-trials"]
     return browser_type_launch_args | {
-        "args": ["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+        "args": ["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet, *together]
     }
 
 
