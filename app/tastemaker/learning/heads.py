@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ class Head:
     tie.
     """
 
-    CHUNK = 512  # large enough for the matrix kernels, small enough to stay in cache
+    # Rows at once: enough for the matrix kernels, few enough to stay in the caches.
+    CHUNKS: ClassVar = {torch.float32: 512, torch.bfloat16: 1024}
     FEW = 256  # rows up to which all threads share each matrix product
 
     def __init__(
@@ -93,7 +94,7 @@ class Head:
         scores = np.empty((len(x), self.outputs), np.float32)
         threads = torch.get_num_threads()
         lanes = threads if len(x) > self.FEW else 1
-        step = max(1, min(self.CHUNK, -(-len(x) // lanes)))
+        step = max(1, min(self.CHUNKS[self._dtype], -(-len(x) // lanes)))
 
         def score(start: int) -> None:
             with torch.inference_mode():
@@ -151,7 +152,7 @@ def _layer(
     """
     weight, bias = weight.to(dtype), bias.to(dtype)
     if dtype == torch.bfloat16 and _fuses():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, Head.CHUNK)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, Head.CHUNKS[dtype])
         after = ("none", [], "") if slope is None else ("leaky_relu", [slope], "")
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, *after)
     if slope is None:
@@ -162,10 +163,10 @@ def _layer(
 def _residual(
     weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x, u) -> weight·x + bias + u in `dtype`; as `_layer`, of which bfloat16 rounds the sum once."""
+    """(x, u) -> weight·x + bias + u in `dtype`; as `_layer`. bfloat16 rounds the sum once."""
     weight, bias = weight.to(dtype), bias.to(dtype)
     if dtype == torch.bfloat16 and _fuses():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, Head.CHUNK)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, Head.CHUNKS[dtype])
         return lambda x, u: torch.ops.mkldnn._linear_pointwise.binary(x, u, packed, bias, "add")
     return lambda x, u: F.linear(x, weight, bias).add_(u)
 
