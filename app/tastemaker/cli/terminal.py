@@ -177,15 +177,15 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
+def skipped_files(most: int = 100) -> Iterator[Callable[[str, object], None]]:
     """Report on stderr what could not be used, each as it comes; beyond `most`, how many more."""
     count = 0
 
-    def skip(path: str, reason: str) -> None:
+    def skip(path: str, reason: object) -> None:
         nonlocal count
         count += 1
         if count <= most:
-            err.print(f"skipped {plain(path)}: {plain(reason)}")
+            err.print(f"skipped {plain(path)}: {plain(str(reason))}")
 
     try:
         yield skip
