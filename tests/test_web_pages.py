@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 from web_world import (
     World,
     add_image,
@@ -782,9 +782,8 @@ def test_a_busy_database_is_a_503_that_keeps_nothing(
     monkeypatch.setattr("tastemaker.database.sessions.BUSY_SECONDS", 0.05)
     other = make_engine_with_short_wait(world)
     world.app.state.engine = other
-    with reading(world.engine) as session:
-        session.connection().exec_driver_sql("ROLLBACK")
-        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+    with Session(world.engine.execution_options(begin="IMMEDIATE")) as session:
+        session.connection()  # begins, and never commits
         answer = world.client.post(f"{world.at}/images/1/score", data={"value": "5"})
     assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
     assert "nothing was saved" in answer.text
