@@ -61,7 +61,7 @@ def scores_import(
         typer.Option(
             "--answers",
             help="Pairs and sweeps, as `export --answers` wrote them; without an annotator, they "
-            "teach nothing.",
+            "teach nothing. They cannot be taken back as one, as tables of scores can.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -107,6 +107,11 @@ def scores_import(
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if told.table:
         out.print(f"To take them back: tastemaker scores tables {plain(name)} --undo {told.table}")
+    elif answers and told.recorded:
+        out.print(
+            "They cannot be taken back as one, as a table of scores can: whom they name takes them "
+            "back one by one."
+        )
     if line := told.range_line(on is not None):
         out.print(plain(line))
     if n := told.by_ending:
