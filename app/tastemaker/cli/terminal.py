@@ -29,8 +29,10 @@ from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files.json_text import json_text
 
-# Lines are as long as they are: a path that is broken in the middle cannot be copied.
-out = Console(highlight=False, soft_wrap=True)
+# Lines are as long as they are: a path that is broken in the middle cannot be copied. So are tables
+# where no terminal is that they would have to fit in.
+WIDE = 1000
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
