@@ -150,9 +150,15 @@ function scoring(page) {
     }));
   }
 
+  /* How sure a model is, in per cent: never all or none, as the pages write it. */
+  function sure(share) {
+    const rounded = Math.round(100 * share);
+    return rounded >= 100 ? "> 99" : rounded <= 0 ? "< 1" : rounded;
+  }
+
   function prediction(card) {
     const by = card.predicted_by === "live model" ? "the live model" : card.predicted_by;
-    if (kinds) return card.says === null ? "no prediction yet" : `predicted ${words(card.says)}, ${Math.round(100 * card.prediction)}\u202f% sure by ${by}`;
+    if (kinds) return card.says === null ? "no prediction yet" : `predicted ${words(card.says)}, ${sure(card.prediction)}\u202f% sure by ${by}`;
     if (card.prediction === null) return card.origin === "audit" ? "" : "no prediction yet";
     const spread = card.uncertainty === null ? "" : `\u00a0±\u00a0${(10 * card.uncertainty).toFixed(1)}`;
     return `predicted ${(10 * card.prediction).toFixed(1)}${spread}${by ? ` by ${by}` : ""}`;

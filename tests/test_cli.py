@@ -263,6 +263,12 @@ def test_a_table_is_listed_and_taken_back_by_its_number(
     again = run("scores", "tables", "P", "--undo", str(table), "--json").json
     assert again == {"undone": 0, "corrected": 0}
     assert "1 score, taken back" in run("scores", "tables", "P").out
+    line = f"at_least,{hashes(library)[1]},5,Ada\n"
+    (tmp_path / "answers.csv").write_text(f"said,sha256,bound,annotator\n{line}")
+    for told in (True, False):  # the second time nothing is recorded, and nothing to be taken back
+        said = run("scores", "import", "answers.csv", "-p", "P", "--answers")
+        assert said.code == 0 and ("cannot be taken back as one" in said.out) is told
+    assert len(run("scores", "tables", "P", "--json").json) == 1, "as the help says"
     assert run("scores", "export", "-p", "P", "--json").json == []
 
 

@@ -155,6 +155,8 @@ def test_a_version_is_deleted_with_all_that_is_its_own_and_its_number_is_not_giv
     assert told.out.startswith("v1.0 is deleted: its file and 80 predictions. Scores stay.")
     assert not file.exists() and not versions.config_path(home.settings, first).exists()
     assert [v["version"] for v in run("versions", "list", "Anime", "--json").json] == ["v1.1"]
+    table = run("versions", "list", "Anime").out  # into a pipe, so as wide as it is
+    assert "active" in table and "version" in table and "…" not in table
     shown = run("versions", "show", "Anime", "v1.1", "--json").json
     assert shown["parent"] == "v1.0", "what it was measured against can still be named"
     (expected, *_) = shown["outlook"]["in_words"]

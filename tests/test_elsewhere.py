@@ -281,6 +281,10 @@ def test_the_comfyui_nodes_score_filter_and_keep_the_best_without_tastemaker(
     nothing, everything, count = node("TastemakerFilter:", images=batch, threshold=1.0)
     assert (type(nothing).__name__, nothing.message, count) == ("ExecutionBlocker", None, 0)
     assert len(everything) == 4
+    percent = sys.modules["custom_nodes_0"].percent
+    assert [percent(x) for x in (0.99996, 1, 0.5, 0.0001, 0)] == [
+        "> 99.9 %", "100.0 %", "50.0 %", "< 0.1 %", "0.0 %",
+    ]  # fmt: skip
 
 
 def test_a_node_loads_an_encoder_of_open_clip_itself(

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngInfo
 from sqlalchemy import Engine
-from sqlmodel import func, select
+from sqlmodel import col, func, select
 
 from tastemaker import embeddings, images, jobs, projects, scores
 from tastemaker.database import sessions
@@ -151,6 +151,27 @@ def test_importing_again_reads_only_what_is_new_or_changed(desk: Desk) -> None:
     assert (result["added"], result["known"]) == (1, 3)
     assert sorted(desk.read) == sorted([new, touched])
     assert len(desk.all(Image)) == 4
+
+
+def test_what_a_stopped_run_brought_in_is_told_apart_from_what_was_there_before(
+    desk: Desk,
+) -> None:
+    """Of the same folder alone, and no more once a run has come to its end."""
+    desk.put("before.png", png(0))
+    desk.bring_in()
+    for seed in range(1, 4):
+        desk.put(f"{seed}.png", png(seed))
+    desk.bring_in()
+    with sessions.writing(desk.engine) as session:
+        imported = select(Job).where(Job.kind == "import").order_by(col(Job.id).desc())
+        session.exec(imported).first().state = "cancelled"
+    desk.put("after.png", png(9))
+    result = desk.bring_in()
+    assert (result["added"], result["kept"], result["in_project"]) == (1, 3, 1)
+    told = "3 kept from the run that was stopped, 1 already in this project"
+    assert known_in_words(result) == told
+    again = desk.bring_in()
+    assert (again["kept"], again["in_project"]) == (0, 5)
 
 
 def test_a_moved_file_is_found_again_and_its_old_place_is_missing(desk: Desk) -> None:
@@ -1139,7 +1160,8 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
     with sessions.writing(desk.engine) as session:
         assert session.connection().exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         jobs.requeue_orphans(session)
-    desk.run(job_id)
+    result = desk.run(job_id)
+    assert result["kept"] + result["added"] == 150 and result["in_project"] == 0
     assert known() == len(desk.all(CollectionImage)) == len(desk.all(ImagePath)) == 150
     assert {image.name for image in desk.all(Image)} == {f"{n:03d}.png" for n in range(150)}
     assert len(desk.read) <= 150 - half, "what was known was not read again"

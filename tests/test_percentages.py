@@ -71,14 +71,17 @@ def test_no_share_is_rounded_anywhere_else() -> None:
         f"{path.name}: {line.strip()[:80]}"
         for path in TEMPLATES.rglob("*.html")
         for line in path.read_text(encoding="utf-8").splitlines()
-        if re.search(r'"%\.[0-3][fg]"\|format\(100 ', line)
+        if re.search(r'"%\.[0-3][fg]"\|format\(100 |\|round\|int }} ?%', line)
     ]
     assert not found, "a share is written by files/percentages.py"
 
 
-SURE = re.compile(r"\{\{ [\w.\[\]]*(?:probability|was_sure|trust|similarity)\|percent \}\}")
+SURE = re.compile(r"\{\{ [\w.\[\]]*(?:probability|was_sure|sure|trust|similarity)\|percent \}\}")
 
 
 def test_how_sure_a_model_is_is_written_as_a_probability() -> None:
     pages = {path.name: path.read_text(encoding="utf-8") for path in TEMPLATES.rglob("*.html")}
     assert not [name for name, text in pages.items() if SURE.search(text)]
+    scripts = (TEMPLATES.parent / "static").glob("*.js")
+    by_hand = re.compile(r"\$\{Math\.round\(100 \*[^}]*\}(\\u202f)?% sure")
+    assert not [one.name for one in scripts if by_hand.search(one.read_text(encoding="utf-8"))]

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, func, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlmodel import Session, col, delete, func, select
 from web_world import make_world
 
 from tastemaker import images, jobs, projects, scores
@@ -246,6 +246,23 @@ def test_the_precondition_knows_of_skips_and_undos_and_of_nobody_else(desk: Desk
     desk.undo(event_id=skipped)
     desk.say(0, 3, expected=said)
     assert desk.value(0) == 4  # the median of 5 and 3
+
+
+def test_a_reading_session_can_write_nothing_and_its_connection_can_again(engine: Engine) -> None:
+    """The next who gets the connection writes: in a session, and plainly."""
+    for _ in range(3):
+        with (
+            sessions.reading(engine) as session,
+            pytest.raises(DBAPIError, match=r"read-?only"),
+        ):
+            projects.create(session, "Never there")
+            session.flush()
+    with sessions.writing(engine) as session:
+        project = projects.create(session, "There")
+    with engine.begin() as connection:
+        connection.execute(delete(Project).where(col(Project.id) == project.id))
+    with sessions.reading(engine) as session:
+        assert session.exec(select(func.count()).select_from(Project)).one() == 0
 
 
 @pytest.mark.sqlite

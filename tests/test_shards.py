@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tastemaker.encoding.encoder_specs import BUNDLED
-from tastemaker.errors import Invalid, NotFound
+from tastemaker.errors import Incomplete, Invalid, NotFound
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import Here, Terms, parts_of, write_parts
 from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.shards import Shards, archives_of
-from tastemaker.filtering.sources import archives_in, score_source
+from tastemaker.filtering.sources import archives_in, named_pictures, score_source
 from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tastemaker.pictures.pictures import Limits
@@ -283,7 +283,7 @@ def test_shards_score_as_the_same_pictures_in_a_folder(
     (tmp_path / "list.txt").write_bytes(b"\r\n".join(lines))
     from_list = pa.concat_tables(
         score_source(Path(f"@{tmp_path / 'list.txt'}"), scorer,
-                     on_error=lambda *one: told.append(" ".join(one)))
+                     on_error=lambda *one: told.append(" ".join(map(str, one))))
     )  # fmt: skip
     assert from_list["path"].to_pylist() == paths
     assert np.allclose(from_list["aesthetic_score"], wanted["aesthetic_score"][::-1], atol=1e-5)
@@ -325,3 +325,57 @@ def test_pictures_in_an_archive_are_not_copied_and_the_command_says_so(
     said = run("score", path, "--model", head, "--copy", tmp_path / "into")
     assert said.code == 2 and "stay there" in said.sentence
     assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_cut_short_leaves_its_rows_and_ends_with_1(
+    tmp_path: Path, head: Path, run: Run
+) -> None:
+    """As a table, as parts, with embeddings kept and embedded only; a picture that is none ends
+    with 0. Once the shard is whole, the same command reads it alone."""
+    whole = tarred(tmp_path / "whole.tar", {f"{number}.png": PNG for number in range(3)})
+    shards = tmp_path / "shards"
+    tarred(shards / "0.tar", {"a.png": PNG, "b.jpg": pictures.truncated()})
+    pictures.write(shards / "1.tar", whole.read_bytes()[: len(PNG) + 1024])
+    told = "1 archive or folder could not be read whole; rows of its pictures are missing."
+    score = ("score", shards, "--model", head)
+    for words, rows in (
+        ((*score,), None),
+        ((*score, "--out", tmp_path / "t.csv"), "2 rows written"),
+        ((*score, "--out", tmp_path / "out", "--embeddings-out", tmp_path / "e"), "2 rows in 2"),
+        ((*score, "--out", tmp_path / "out", "--embeddings-out", tmp_path / "e"), "2 rows in 2"),
+        (("embed", shards, "--encoder", BUNDLED, "--out", tmp_path / "x.npz"), "2 pictures"),
+    ):
+        said = run(*words)
+        assert said.code == 1 and told in said.sentence, words
+        assert "1.tar: The archive is cut short after 0.png" in said.sentence
+        assert said.out.count("%") == 2 if rows is None else rows in said.out
+    pictures.write(shards / "1.tar", whole.read_bytes())
+    os.utime(shards / "1.tar", ns=(10**18, 10**18))
+    said = run(*score, "--out", tmp_path / "out", "--embeddings-out", tmp_path / "e")
+    assert said.code == 0 and "4 rows in 2 parts" in said.out and "1 part was there" in said.out
+    assert "b.jpg" not in said.sentence, "the part that is there is not read again"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [part["whole"] for part in manifest["parts"]] == [True, True]
+
+
+def test_what_cannot_be_entered_is_told_apart_from_a_picture_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder of pictures, and of one of archives, which passed over it without a word."""
+    locked = tmp_path / "in" / "locked"
+    locked.mkdir(parents=True)
+    walk = os.walk
+
+    def walked(root: Any, onerror: Any) -> Any:
+        yield from walk(root, onerror=onerror)
+        onerror(PermissionError(13, "Permission denied", str(locked)))
+
+    monkeypatch.setattr(os, "walk", walked)
+    for name, found in (("0.tar", archives_in), ("a.png", named_pictures)):
+        pictures.write(tmp_path / "in" / name, PNG)
+        faults: dict[str, Exception] = {}
+        more = () if found is archives_in else (print,)
+        found(tmp_path / "in", faults.__setitem__, *more)
+        assert type(faults["locked"]) is Incomplete
+        assert "cannot be entered: permission denied" in str(faults["locked"])

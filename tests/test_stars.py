@@ -30,6 +30,7 @@ from tastemaker.scores.answers import RATED, answers_at
 from tastemaker.scores.scales import Scale
 from tastemaker.scores.score_files import ColumnNames, import_scores
 from tests import pictures
+from tests.command_line import Run
 from tests.conftest import work_on
 from tests.desk import Desk, noise, png
 from tests.pictures import encoded, write
@@ -427,6 +428,29 @@ def test_ratings_of_a_table_are_hints_where_that_is_asked_for(
     assert take_back(starred.engine, starred.project.id) == 2
     assert standing(starred)[first] == 2 and last not in standing(starred)
     assert take_back(starred.engine, starred.project.id) == 4
+
+
+def test_the_command_tells_what_it_takes_back_and_asks(
+    starred: Desk, tmp_path: Path, run: Run
+) -> None:
+    """Which recording, of what, when and of how many images; one that is named is not asked for."""
+    look(starred, record=True)
+    table = tmp_path / "ratings.csv"
+    table.write_text(f"path,score\n{starred.folder}/5.png,1\n")
+    import_scores(starred.engine, "Desk", table, as_hints=True)
+    starred.engine.dispose()
+    undo = ("scores", "stars", "Desk", "--undo")
+    asked = run(*undo)
+    assert asked.code == 1 and "nothing was changed" in asked.sentence
+    told = r"Recording (\S+) of “Desk”, from the table ratings.csv, \S+ \S+ UTC: hints of 1 image\."
+    (name,) = re.findall(told, asked.sentence)
+    assert run(*undo, "--of", name).out == "1 taken back.\n"
+    again = run(*undo, "--of", name)
+    assert again.code == 1 and "no such recording" in again.sentence
+    asked = run(*undo, "--yes")
+    assert "from the marks of the pictures" in asked.sentence and "of 4 images" in asked.sentence
+    assert asked.out == "4 taken back.\n"
+    assert "No stars of other programs are recorded here" in run(*undo).sentence
 
 
 def test_sidecars_of_uploads_are_kept_beside_the_apps_own_copy(

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 from web_world import (
     World,
     add_image,
@@ -526,6 +526,21 @@ def test_while_the_first_images_come_in_no_page_says_that_there_are_none(tmp_pat
     assert "The first images are on their way" in world.client.get(f"{world.at}/library").text
 
 
+def test_a_job_that_waits_for_another_of_its_kind_says_so(world: World) -> None:
+    """On every page that shows it, until the first has ended; an import runs beside another."""
+    first = add_job(world, "running", "embed")
+    second = add_job(world, "queued", "embed", message="", done=0, total=0)
+    for page in ("/jobs", f"/jobs/{second}", f"/jobs/{second}/progress", "/jobs/list"):
+        text = world.client.get(page).text
+        assert f"waiting for job {first} to end" in text and "the worker" not in text, page
+    with writing(world.engine) as session:
+        jobs.get(session, first).state = "done"
+    assert "waiting for the worker" in world.client.get(f"/jobs/{second}").text
+    add_job(world, "running", "import", asked_by=1)
+    add_job(world, "queued", "import", asked_by=2)
+    assert "to end" not in world.client.get("/jobs/list").text
+
+
 def test_train_queues_one_job_and_shows_it(world: World) -> None:
     embed_all(world)
     score_some(world, [1, 9, 5, 3])
@@ -782,9 +797,8 @@ def test_a_busy_database_is_a_503_that_keeps_nothing(
     monkeypatch.setattr("tastemaker.database.sessions.BUSY_SECONDS", 0.05)
     other = make_engine_with_short_wait(world)
     world.app.state.engine = other
-    with reading(world.engine) as session:
-        session.connection().exec_driver_sql("ROLLBACK")
-        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+    with Session(world.engine.execution_options(begin="IMMEDIATE")) as session:
+        session.connection()  # begins, and never commits
         answer = world.client.post(f"{world.at}/images/1/score", data={"value": "5"})
     assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
     assert "nothing was saved" in answer.text

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -655,8 +656,21 @@ def test_the_command_tells_first_and_does_it_when_asked(
     assert "Nothing was written" in told.out and not list(shelf.folder.glob("*.xmp"))
     told = json.loads(run("write-back", "Desk", "--write", "--json").out)
     assert (told["written"], told["problems"]) == (4, [])
-    assert "4 sidecars are as before" in run("write-back", "--undo").out
+    asked = run("write-back", "--undo")
+    assert asked.code == 1 and "no terminal to ask on; nothing was changed" in asked.sentence
+    told = r"Writing \S+, of “Desk”, \S+ \S+ UTC: 4 sidecars, \S+ first\."
+    assert re.search(told, asked.sentence)
+    assert len(list(shelf.folder.glob("*.xmp"))) == 4
+    assert "no such writing" in run("write-back", "--undo", "--of", "20200101-x").sentence
+    assert run("write-back", "--of", "x").code == 2
+    assert "4 sidecars are as before" in run("write-back", "--undo", "--yes").out
     assert not list(shelf.folder.glob("*.xmp"))
+    run("write-back", "Desk", "--write")
+    named = sidecars.newest_writing(shelf.settings) or ""
+    assert named in run("write-back", "--undo").sentence
+    assert run("write-back", "--undo", "--of", named).code == 0
+    assert not list(shelf.folder.glob("*.xmp"))
+    assert "no writing of sidecars" in run("write-back", "--undo").sentence
 
     table = tmp_path / "out.parquet"
     assert "4 rows would be written" in run("write-back", "Desk", "--table", table).out

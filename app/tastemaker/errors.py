@@ -131,6 +131,11 @@ class BadImage(TastemakerError):
     status = 422
 
 
+class Incomplete(BadImage):
+    """An archive or a folder that could not be read to its end, so that more pictures than one are
+    missing; the others go on."""
+
+
 class CheckpointError(TastemakerError):
     """A file that is not a head this program can load."""
 

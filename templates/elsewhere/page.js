@@ -150,7 +150,11 @@
 
   const threshold = () => Number(by("threshold").value) / 100;
   const passes = (row) => row.score >= threshold();
-  const percent = (score) => `${(100 * score).toFixed(1)} %`;
+  const percent = (score) => { // only what is all or none is told as such
+    const text = (100 * score).toFixed(1);
+    if (score < 1 && text === "100.0") return "> 99.9 %";
+    return score > 0 && text === "0.0" ? "< 0.1 %" : `${text} %`;
+  };
   const count = (n) => n.toLocaleString("en");
   const counted = (n, what) => `${count(n)} ${what}${n === 1 ? "" : "s"}`;
 

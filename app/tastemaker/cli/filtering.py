@@ -9,6 +9,7 @@ from more_itertools import side_effect
 from tastemaker.cli.help import Commands
 from tastemaker.cli.models import model_path, promises
 from tastemaker.cli.options import no_number, path_option, percent_option, source_argument
+from tastemaker.cli.placing import ALREADY, check_kind, chosen_way, place
 from tastemaker.cli.sending import out_option, sent_to_its_address
 from tastemaker.cli.terminal import (
     AsJson,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:  # help does not wait for what scoring needs
     from tastemaker.filtering.score_tables import Top
 
 app = Commands()
-
-DONE = {"copy": "copied into", "symlink": "linked in", "move": "moved into"}
 
 
 def top_of(typed: str) -> "Top":
@@ -154,7 +153,10 @@ def score(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score pictures or embeddings, and filter by the result."""
+    """Score pictures or embeddings, and filter by the result.
+
+    A picture that cannot be used is named and skipped. Where an archive or a folder could not be
+    read whole, all other rows are written, and the exit code is 1."""
     if precision not in ("fp32", "fast"):
         raise typer.BadParameter("fp32 or fast", param_hint="--precision")
     if own and (low, high) != (0.0, 100.0):
@@ -166,7 +168,7 @@ def score(
 
     from tastemaker.encoding.embedding_folders import EmbeddingFolder
     from tastemaker.files import placing, require_writable, write_atomic
-    from tastemaker.filtering import parts, score_sheets, score_tables, sources
+    from tastemaker.filtering import losses, parts, score_sheets, score_tables, sources
     from tastemaker.filtering.columns import Columns
     from tastemaker.filtering.file_lists import is_list
     from tastemaker.filtering.panel import Panel
@@ -178,7 +180,7 @@ def score(
 
     path = source if isinstance(source, Path) else None  # None: it lies on another machine
     if path is not None:
-        _check_kind(path, way, into, embeddings_out)
+        check_kind(path, way, into, embeddings_out)
     elif into is not None or sheet is not None:
         raise typer.BadParameter(
             "what lies at an address stays there: --out writes which pass",
@@ -268,13 +270,15 @@ def score(
 
     if to is not None and in_parts:
         terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
-        _score_in_parts(given, panel, terms, precision, ray_address, on_ray=engine == "ray")
+        unread = _score_in_parts(
+            given, panel, terms, precision, ray_address, on_ray=engine == "ray"
+        )
         if sheet is not None:
             draw_sheet(parts.best_of(to, score_sheets.USUAL))
-        _raise_first(faults)
+        _raise_first(faults + unread)
         return
     tables: list[Any] = []
-    missing = parts.Missing()
+    missing = losses.Missing()
     scored = written = 0
     shown = score_tables.Ranking(score_sheets.MOST if top is not None else score_sheets.USUAL)
 
@@ -283,6 +287,7 @@ def score(
         scored += len(rows)
 
     with progress_bar() as bar, skipped_files() as skip:
+        told = losses.ErrorCount(skip)
         task = bar.add_task("Scoring", total=None)
 
         def progress(done: int, total: int) -> None:
@@ -292,10 +297,10 @@ def score(
             err.print(plain(line))
 
         if keeping is not None or path is None:
-            every = parts.parts_of(given, panel, skip, tell)
-            rows = parts.stream(every, panel, keeping, skip, tell, progress, missing)
+            every = parts.parts_of(given, panel, told, tell)
+            rows = parts.stream(every, panel, keeping, told, tell, progress, missing)
         else:
-            rows = sources.score_source(path, panel, on_error=skip, progress=progress, tell=tell)
+            rows = sources.score_source(path, panel, on_error=told, progress=progress, tell=tell)
         rows = score_tables.within(side_effect(count, rows), low, high, chosen=bool(kinds))
         rows = more.added(rows)
         if top is not None:
@@ -318,6 +323,7 @@ def score(
     draw_sheet(shown.best())
     if missing.count:
         faults.append(missing.in_words())
+    unread = [told.in_words()] if told.incomplete else []
     plan: list[Placement] = []
     if into is not None and path is not None:
         plan = placing.plan_targets(ranked["path"].to_pylist(), path, into, keep=keep)
@@ -341,34 +347,7 @@ def score(
             err.print(f"{passing:,} rows would be written to {plain(str(to))}.")
     else:
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
-    _raise_first(faults)
-
-
-ALREADY = "the source is embeddings already"
-
-
-def _check_kind(source: Path, way: str, into: Path | None, embeddings_out: Path | None) -> None:
-    """Raises where what passes of such a source cannot be put into a folder, or not be embedded."""
-    from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
-    from tastemaker.filtering import sources
-    from tastemaker.filtering.file_lists import is_list
-
-    of_embeddings = (
-        source.suffix.lower() in EMBEDDING_SUFFIXES or sources.embeddings_in(source) is not None
-    )
-    if embeddings_out is not None and of_embeddings:
-        raise typer.BadParameter(ALREADY, param_hint="--embeddings-out")
-    if into is None:
-        return
-    why = ""
-    if of_embeddings:
-        why = f"embeddings are no pictures to {way}"
-    elif is_list(source):
-        why = f"pictures of a list lie anywhere: --out writes which pass, not --{way}"
-    elif sources.archives_in(source):
-        why = f"pictures in an archive stay there: --out writes their names, not --{way}"
-    if why:
-        raise typer.BadParameter(why, param_hint=f"--{way}")
+    _raise_first(faults + unread)
 
 
 def _raise_first(faults: list[Exception]) -> None:
@@ -382,22 +361,25 @@ def _raise_first(faults: list[Exception]) -> None:
 def _score_in_parts(
     source: "Path | RemoteSource", panel: "Panel", terms: "Terms", precision: str,
     address: str | None, *, on_ray: bool,
-) -> None:  # fmt: skip
-    from tastemaker.filtering.parts import Here, Missing, parts_of, write_parts
+) -> list[Exception]:  # fmt: skip
+    """What could not be read whole; raises where files were not to be had at all."""
+    from tastemaker.filtering.losses import ErrorCount, Missing
+    from tastemaker.filtering.parts import Here, parts_of, write_parts
 
     with progress_bar() as bar, skipped_files() as skip:
+        told = ErrorCount(skip)
         task = bar.add_task("Scoring", total=None)
 
         def tell(line: str) -> None:
             err.print(plain(line))
 
-        engine: Engine = Here(panel, skip, tell)
+        engine: Engine = Here(panel, told, tell)
         if on_ray:
             from tastemaker.filtering.ray_engine import OnRay
 
-            engine = OnRay(panel, skip, tell, address)
+            engine = OnRay(panel, told, tell, address)
         written = write_parts(
-            parts_of(source, panel, skip, tell), terms, engine, panel.about,
+            parts_of(source, panel, told, tell), terms, engine, panel.about,
             lambda done, total: bar.update(task, completed=done, total=total),
             **panel.run, precision=precision,
         )  # fmt: skip
@@ -410,39 +392,4 @@ def _score_in_parts(
     )
     if written.missing:
         raise Missing(written.missing).in_words()
-
-
-def chosen_way(
-    copy: Path | None, symlink: Path | None, move: Path | None
-) -> tuple[str, Path | None]:
-    """How what passes is put into which folder, if it is at all."""
-    chosen = [
-        (way, folder)
-        for way, folder in (("copy", copy), ("symlink", symlink), ("move", move))
-        if folder is not None
-    ]
-    if len(chosen) > 1:
-        raise typer.BadParameter("one of --copy, --symlink and --move", param_hint=chosen[1][0])
-    return chosen[0] if chosen else ("copy", None)
-
-
-def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
-    """Put the pictures where the plan says, or only tell, and say how many were."""
-    from tastemaker.files import placing
-
-    ways = {
-        "copy": placing.copy_pictures, "move": placing.move_pictures,
-        "symlink": placing.link_pictures,
-    }  # fmt: skip
-    with skipped_files() as skip:
-        if dry_run:
-            placed = sum(item.due for item in plan)
-            for item in plan:
-                if item.target is None:
-                    skip(item.path, "it is not there any more")
-        else:
-            placed = ways[way](plan, skip)
-    there = sum(item.there for item in plan)
-    already = f"; {there:,} {were(there)} there already" if there else ""
-    what = f"{'would be ' if dry_run else ''}{DONE[way]} {plain(str(into))}"
-    err.print(f"{counted(placed, 'picture')} {what}{already}.")
+    return [told.in_words()] if told.incomplete else []

@@ -375,6 +375,7 @@ def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) 
     from tastemaker.encoding.encoders import load
     from tastemaker.files import require_writable
     from tastemaker.filtering.every_picture import every_picture
+    from tastemaker.filtering.losses import ErrorCount
     from tastemaker.pictures.pictures import Limits
 
     if to.suffix.lower() != ".npz":
@@ -387,8 +388,9 @@ def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) 
     names: list[str] = []
     limits = Limits.of(settings).anywhere()
     with skipped_files() as skip:
+        unread = ErrorCount(skip)
         pictures = every_picture(
-            source, limits, settings.min_free_gb, skip, lambda line: err.print(plain(line))
+            source, limits, settings.min_free_gb, unread, lambda line: err.print(plain(line))
         )
         network = load(parse(encoder))
 
@@ -401,7 +403,7 @@ def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) 
             task = bar.add_task("Embedding", total=pictures.total)
             found = embed_files(
                 network, drawn(), limits=limits, guarded=True,
-                on_error=lambda index, error: skip(names[index], str(error)),
+                on_error=lambda index, error: unread(names[index], error),
             )  # fmt: skip
             for index, vector in found:
                 vectors[index] = vector
@@ -412,6 +414,8 @@ def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) 
     write_embeddings(to, [vectors[i] for i in order], [names[i] for i in order])
     told = {"embedded": len(order), "skipped": len(names) - len(order), "file": str(to)}
     if as_json:
-        return print_json(told)
-    out.print(f"{counted(len(order), 'picture')} embedded into {plain(str(to))}.")
-    return None
+        print_json(told)
+    else:
+        out.print(f"{counted(len(order), 'picture')} embedded into {plain(str(to))}.")
+    if unread.incomplete:
+        raise unread.in_words()

@@ -10,6 +10,7 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, ProjectWords, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
+    confirm,
     counted,
     database,
     err,
@@ -60,7 +61,7 @@ def scores_import(
         typer.Option(
             "--answers",
             help="Pairs and sweeps, as `export --answers` wrote them; without an annotator, they "
-            "teach nothing.",
+            "teach nothing. They cannot be taken back as one, as tables of scores can.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -106,6 +107,11 @@ def scores_import(
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if told.table:
         out.print(f"To take them back: tastemaker scores tables {plain(name)} --undo {told.table}")
+    elif answers and told.recorded:
+        out.print(
+            "They cannot be taken back as one, as a table of scores can: whom they name takes them "
+            "back one by one."
+        )
     if line := told.range_line(on is not None):
         out.print(plain(line))
     if n := told.by_ending:
@@ -224,8 +230,16 @@ def scores_stars(
         ),
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Take the newest recording of stars back.")
+        bool,
+        typer.Option(
+            "--undo", help="Take the newest recording of stars back, once it is told and asked."
+        ),
     ] = False,
+    of: Annotated[
+        str | None,
+        typer.Option("--of", metavar="RECORDING", help="With --undo: the one that is meant."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the stars, labels and flags that other programs left in XMP, EXIF or JSON."""
@@ -235,12 +249,26 @@ def scores_stars(
     (name,) = in_order(typed, project)
     if undo and (record or as_scores or rule):
         raise Invalid("--undo goes with none of the others.")
+    if of is not None and not undo:
+        raise typer.BadParameter("--of goes with --undo")
     with database() as (settings, engine):
         if undo:
             with sessions.reading(engine) as session:
                 chosen = projects.by_name(session, name)
                 newest = stars.newest_recording(session, chosen)
-            recording = stars.recording_of(newest[0]) if newest else ""
+                recording = of or (stars.recording_of(newest[0]) if newest else "")
+                told = stars.described(session, chosen, recording) if recording else None
+            if told is not None:
+                kind = "hint" if told.hints else "score"
+                what = f"{kind}s of {counted(told.images, 'image')}"
+                source = f"the table {told.file}" if told.file else "the marks of the pictures"
+                err.print(
+                    plain(
+                        f"Recording {told.name} of “{chosen.name}”, from {source}, "
+                        f"{told.at:%Y-%m-%d %H:%M} UTC: {what}."
+                    )
+                )
+                confirm("Take it back?", yes or of is not None)
             taken = stars.take_back(engine, chosen.id, recording)
             if as_json:
                 return print_json({"undone": taken, "recording": recording})
@@ -248,27 +276,27 @@ def scores_stars(
         with sessions.writing(engine) as session:
             request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
             job_id = stars.request_stars(session, projects.by_name(session, name), request).id
-        told = finish_jobs(settings, engine, [job_id])[0].result
+        result = finish_jobs(settings, engine, [job_id])[0].result
     if as_json:
-        return print_json(told)
+        return print_json(result)
     out.print(
-        f"{counted(told['looked_at'], 'image')} looked at, {told['marked']:,} with marks, "
-        f"{told['scored']:,} with a score by the rule {plain(told['rule'])}."
+        f"{counted(result['looked_at'], 'image')} looked at, {result['marked']:,} with marks, "
+        f"{result['scored']:,} with a score by the rule {plain(result['rule'])}."
     )
-    if told["counts"]:
-        marks = ", ".join(f"{word} {n:,} times" for word, n in told["counts"].items())
+    if result["counts"]:
+        marks = ", ".join(f"{word} {n:,} times" for word, n in result["counts"].items())
         out.print(plain(f"Found: {marks}."))
-    for path, marks, score in told["rows"]:
+    for path, marks, score in result["rows"]:
         out.print(plain(f"  {path}: {marks} → {'nothing' if score is None else score}"))
-    for path, reason in told["problems"]:
+    for path, reason in result["problems"]:
         err.print(plain(f"{path}: {reason}"))
     if record:
-        unchanged = told["unchanged"]
+        unchanged = result["unchanged"]
         out.print(
-            f"{counted(told['recorded'], 'score' if as_scores else 'hint')} recorded, "
+            f"{counted(result['recorded'], 'score' if as_scores else 'hint')} recorded, "
             f"{unchanged:,} {were(unchanged)} there already. To take them back: --undo."
         )
-    elif told["scored"]:
+    elif result["scored"]:
         out.print("Nothing was recorded. To record them: --record. Another rule: --rule.")
     return None
 

@@ -9,7 +9,7 @@ import typer
 
 from tastemaker.cli.options import path_or_address, refuse_stream
 from tastemaker.cli.terminal import counted, err, out, plain
-from tastemaker.errors import TastemakerError
+from tastemaker.errors import Incomplete, TastemakerError
 from tastemaker.files.addresses import Address
 
 Command = Callable[..., None]
@@ -44,8 +44,11 @@ def sent_to_its_address(command: Command) -> Command:
 
         suffix = PurePosixPath(address.name).suffix.lower()
         going = outgoing.begin(address, in_parts=suffix not in score_tables.FORMS)
+        unread: Incomplete | None = None
         try:
             command(*source, **given | {"to": going.place})
+        except Incomplete as error:  # told last: all that could be read is there
+            unread = error
         except TastemakerError as error:
             lies = f" What there is of it lies in {going.place}." if going.place.exists() else ""
             raise type(error)(f"{error.message} Nothing was sent.{lies}", error.hint) from error
@@ -53,6 +56,8 @@ def sent_to_its_address(command: Command) -> Command:
             err.print(f"Sending to {plain(str(address))} …")
             sent = going.send()
             out.print(f"{counted(sent, 'file')} sent to {plain(str(address))}.")
+        if unread is not None:
+            raise unread
         return None
 
     return run

@@ -29,8 +29,10 @@ from tastemaker.database.tables import Job
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files.json_text import json_text
 
-# Lines are as long as they are: a path that is broken in the middle cannot be copied.
-out = Console(highlight=False, soft_wrap=True)
+# Lines are as long as they are: a path that is broken in the middle cannot be copied. So are tables
+# where no terminal is that they would have to fit in.
+WIDE = 1000
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -177,15 +179,15 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def skipped_files(most: int = 100) -> Iterator[Callable[[str, str], None]]:
+def skipped_files(most: int = 100) -> Iterator[Callable[[str, object], None]]:
     """Report on stderr what could not be used, each as it comes; beyond `most`, how many more."""
     count = 0
 
-    def skip(path: str, reason: str) -> None:
+    def skip(path: str, reason: object) -> None:
         nonlocal count
         count += 1
         if count <= most:
-            err.print(f"skipped {plain(path)}: {plain(reason)}")
+            err.print(f"skipped {plain(path)}: {plain(str(reason))}")
 
     try:
         yield skip

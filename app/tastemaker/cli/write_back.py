@@ -9,6 +9,7 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, VersionWords, in_order, path_option, percent_option
 from tastemaker.cli.terminal import (
     AsJson,
+    confirm,
     counted,
     database,
     err,
@@ -17,6 +18,7 @@ from tastemaker.cli.terminal import (
     print_json,
 )
 from tastemaker.database import sessions
+from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid
 
 app = Commands()
@@ -33,8 +35,16 @@ def write_back(
         bool, typer.Option("--write", help="Do it; without it, only what would be done is told.")
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Take the newest writing of sidecars back.")
+        bool,
+        typer.Option(
+            "--undo", help="Take the newest writing of sidecars back, once it is told and asked."
+        ),
     ] = False,
+    of: Annotated[
+        str | None,
+        typer.Option("--of", metavar="WRITING", help="With --undo: the writing that is meant."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     which: Annotated[
         str, typer.Option(help="scores, predictions, or both: your score, else the prediction.")
     ] = "both",
@@ -78,8 +88,10 @@ def write_back(
         raise typer.BadParameter("--link goes with --trainer or --folders")
     if which not in WHICH:
         raise typer.BadParameter(f"one of {', '.join(WHICH)}", param_hint="--which")
+    if of is not None and not undo:
+        raise typer.BadParameter("--of goes with --undo")
     if undo and typed is None and project is None:
-        return _undo(as_json)
+        return _undo(of, yes, as_json)
     name, number = in_order(typed, project, "[VERSION]")
     if undo:
         raise typer.BadParameter("--undo names no project: it takes back what was written last")
@@ -137,7 +149,9 @@ def write_back(
     if write:
         out.print(
             f"{counted(written, 'sidecar')} written, {plan.unchanged:,} said so already. To take "
-            "them back: tastemaker write-back --undo."
+            f"them back: tastemaker write-back --undo --of {sidecars.newest_writing(settings)}"
+            if written
+            else f"No sidecar was written, {plan.unchanged:,} said so already."
         )
     else:
         out.print(
@@ -147,12 +161,26 @@ def write_back(
     return None
 
 
-def _undo(as_json: bool) -> None:
+def _undo(of: str | None, yes: bool, as_json: bool) -> None:
+    """Take the newest writing back, which is told and asked for unless it was named."""
     from tastemaker.publishing import sidecars
 
-    with database() as (settings, _):
-        writing = sidecars.newest_writing(settings)
-        undone, problems = sidecars.undo_sidecars(settings, writing=writing or "")
+    with database() as (settings, engine):
+        writing = of or sidecars.newest_writing(settings) or ""
+        if writing:
+            told = sidecars.described(settings, writing)
+            with sessions.reading(engine) as session:
+                project = session.get(Project, told.project_id) if told.project_id else None
+            whose = f"of “{project.name}”, " if project is not None else ""
+            first = f", {told.first}{' first' if told.sidecars > 1 else ''}" if told.first else ""
+            err.print(
+                plain(
+                    f"Writing {writing}, {whose}{told.at:%Y-%m-%d %H:%M} UTC: "
+                    f"{counted(told.sidecars, 'sidecar')}{first}."
+                )
+            )
+            confirm("Take it back?", yes or of is not None)
+        undone, problems = sidecars.undo_sidecars(settings, writing=writing)
     if as_json:
         return print_json({"undone": undone, "problems": problems, "writing": writing})
     _tell(problems)

@@ -89,7 +89,15 @@ def make_engine(settings: Settings) -> Engine:
             wait = BUSY_SECONDS if until is None else max(0.0, until - time.monotonic())
             driver = connection.connection.dbapi_connection
             driver.execute(f"PRAGMA busy_timeout={round(1000 * wait)}")
+        if connection.get_execution_options().get("read_only"):
+            connection.connection.dbapi_connection.execute("PRAGMA query_only=ON")
+            connection.info["read_only"] = True
         connection.exec_driver_sql(f"BEGIN {mode}")
+
+    @event.listens_for(engine, "checkin")
+    def on_checkin(connection: Any, record: Any) -> None:
+        if record.info.pop("read_only", False) and connection is not None:
+            connection.execute("PRAGMA query_only=OFF")  # for whoever takes it next
 
     return engine
 
@@ -119,7 +127,7 @@ def _of_a_server(url: URL) -> Engine:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """A session on one consistent snapshot, that of its first statement, however many follow.
-    Nothing it does is kept; PostgreSQL refuses to write in it."""
+    The database refuses to write in it."""
     with Session(_snapshot(engine), expire_on_commit=False, autoflush=False) as session:
         yield session  # closing rolls back, and leaves what was read usable
 
@@ -196,10 +204,10 @@ class PlainTransactions:
 
 @lru_cache(maxsize=8)
 def _snapshot(engine: Engine) -> Engine:
-    """The same engine, whose transactions see one state. SQLite's do anyway; on PostgreSQL each
-    statement would see its own."""
+    """The same engine, whose transactions see one state and only read. SQLite's see one anyway; on
+    PostgreSQL each statement would see its own."""
     if engine.dialect.name == "sqlite":
-        return engine
+        return engine.execution_options(read_only=True, opened_on=engine)
     return engine.execution_options(
         isolation_level="REPEATABLE READ", postgresql_readonly=True, opened_on=engine
     )

@@ -35,6 +35,7 @@ MANIFEST = "manifest.json"
 KIND = "embeddings"  # what the manifest says the folder holds
 FORM = 1
 ROW_GROUP = 8192  # rows; as many are held while writing
+INCOMPLETE = b"incomplete"  # in the metadata of a part that lacks some of its pictures
 
 
 def is_one(folder: Path) -> bool:
@@ -165,22 +166,27 @@ class EmbeddingFolder:
     def file(self, key: str) -> Path:
         return self.folder / f"part-{key}.parquet"
 
-    def kept(self, key: str, made: Callable[[], Iterator[Block]]) -> Iterator[Block]:
+    def kept(
+        self, key: str, made: Callable[[], Iterator[Block]], whole: Callable[[], bool]
+    ) -> Iterator[Block]:
         """The blocks of a part, read where they were written before; else `made`, and written with
-        the last of them."""
+        the last of them. Then `whole` tells whether these were all: else it is made anew the next
+        time."""
         file = self.file(key)
         if not self.has(key):
-            write_atomic(file, lambda out: self._write(out, made()))
+            write_atomic(file, lambda out: self._write(out, made(), whole))
         yield from open_embeddings(file).blocks if pq.read_metadata(file).num_rows else ()
 
     def has(self, key: str) -> bool:
         """Whether a part is there, whole as far as its end tells."""
         try:
-            return is_file(self.file(key)) and pq.read_metadata(self.file(key)).num_rows >= 0
+            if not is_file(self.file(key)):
+                return False
+            return INCOMPLETE not in (pq.read_metadata(self.file(key)).metadata or {})
         except (pa.ArrowException, OSError):
             return False
 
-    def _write(self, out: Any, blocks: Iterator[Block]) -> None:
+    def _write(self, out: Any, blocks: Iterator[Block], whole: Callable[[], bool]) -> None:
         vector = pa.list_(pa.float16(), self.dim)
         schema = pa.schema([("path", pa.string()), ("embedding", vector)], self.about)
         with pq.ParquetWriter(out, schema, use_dictionary=False, compression="none") as writer:
@@ -195,6 +201,8 @@ class EmbeddingFolder:
                     held.clear()
             if held:
                 writer.write_table(pa.concat_tables(held))
+            if not whole():
+                writer.add_key_value_metadata({INCOMPLETE: b"its archive was not read to its end"})
 
     def close(self, keys: Sequence[str]) -> None:
         """All parts are there, in this order; those of pictures that are gone are removed."""

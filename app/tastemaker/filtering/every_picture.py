@@ -10,9 +10,10 @@ from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files.addresses import Address
 from tastemaker.filtering.fetched import brought_here
+from tastemaker.filtering.losses import OnError
 from tastemaker.filtering.remote_sources import RemoteSource, open_source
 from tastemaker.filtering.shards import Shards
-from tastemaker.filtering.sources import Archive, OnError, Tell, archives_in, pictures_in
+from tastemaker.filtering.sources import Archive, Tell, archives_in, pictures_in
 from tastemaker.pictures import formats
 from tastemaker.pictures.pictures import Limits
 
@@ -38,7 +39,7 @@ def every_picture(
                 "`tastemaker score` reads them as they are.",
             )
         return EveryPicture(_of_remote(opened, limits, keep_free_gb, tell), None)
-    if archives := archives_in(source):
+    if archives := archives_in(source, on_error):
         return EveryPicture(_in_archives(Shards(archives, limits), tell), None)
     base, paths = pictures_in(source, on_error, tell)
     return EveryPicture(((str(path.relative_to(base)), path) for path in paths), len(paths))

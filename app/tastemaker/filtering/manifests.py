@@ -17,13 +17,15 @@ FORM = 1
 
 @dataclass(frozen=True)
 class Done:
-    """A part that is written: rows in its file, and how many were scored for it."""
+    """A part that is written: rows in its file, how many were scored for it, and whether all of it
+    could be read."""
 
     file: str
     key: str
     source: str
     rows: int
     scored: int
+    whole: bool = True
 
 
 def write_manifest(
@@ -50,6 +52,8 @@ def read_manifest(out: Path, run: Mapping[str, Any]) -> dict[str, Done]:
         told = json.loads((out / MANIFEST).read_bytes())
         parts = {part["file"]: Done(**part) for part in told["parts"]}
         if not all(type(n) is int for part in parts.values() for n in (part.rows, part.scored)):
+            raise TypeError
+        if not all(type(part.whole) is bool for part in parts.values()):
             raise TypeError
     except (ValueError, KeyError, TypeError) as error:
         raise Conflict(

@@ -21,6 +21,7 @@ from tastemaker.errors import BadImage, Conflict, Invalid
 from tastemaker.files.json_text import json_text
 from tastemaker.filtering.class_columns import OWN, share_columns
 from tastemaker.filtering.columns import ADDED
+from tastemaker.filtering.losses import OnError
 from tastemaker.filtering.one_encoder import knows_most, one_encoder
 from tastemaker.filtering.score_tables import MODEL, SCHEMA, table, with_column
 from tastemaker.filtering.scorer import NOT_FINITE, Scorer, unknown
@@ -105,7 +106,7 @@ class Panel:
         self,
         blocks: Iterable[Block],
         name: str,
-        on_error: Callable[[str, str], None],
+        on_error: OnError,
         tell: Callable[[str], None],
         *,
         encoded: bool,
@@ -115,7 +116,7 @@ class Panel:
         for paths, x, carried in blocks:
             scores, faults = self._scored(x, name, tell, encoded)
             for row, reason in sorted(faults.items()):
-                on_error(paths[row].as_py(), reason)
+                on_error(paths[row].as_py(), BadImage(reason))
             if faults:
                 fine = np.ones(len(x), bool)
                 fine[list(faults)] = False

@@ -24,7 +24,7 @@ from more_itertools import chunked, side_effect, spy
 
 from tastemaker.encoding.embedding_files import BLOCK, Block, Embeddings
 from tastemaker.encoding.embedding_folders import EmbeddingFolder
-from tastemaker.errors import Invalid, TastemakerError, Unavailable
+from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.files import (
     is_file,
     readable,
@@ -33,6 +33,7 @@ from tastemaker.files import (
 )
 from tastemaker.filtering.columns import Columns
 from tastemaker.filtering.fetched import Needed, brought_here
+from tastemaker.filtering.losses import ErrorCount, Missing, OnError
 from tastemaker.filtering.manifests import FORM, Done, read_manifest, write_manifest
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.remote_sources import Piece as RemotePiece
@@ -40,7 +41,6 @@ from tastemaker.filtering.remote_sources import RemoteSource
 from tastemaker.filtering.score_tables import Ranking, Tables, within, write
 from tastemaker.filtering.sources import (
     Archive,
-    OnError,
     Opened,
     Pictures,
     Piece,
@@ -92,7 +92,7 @@ def parts_of(
     if opened is not None:
         panel.check_source(opened, source.name)
         return _of_embeddings(source, opened)
-    archives = archives_in(source)
+    archives = archives_in(source, on_error)
     panel.load_encoder()
     if archives:
         facts = [_facts(name, path) for name, path in archives]
@@ -213,46 +213,21 @@ def _here(
             yield item, there if isinstance(there, TastemakerError) else remote(item).at(there)
 
 
-class Missing:
-    """How many parts there were whose files were not to be had. Some one after the other end a run:
-    each of those that follow would be waited for as well."""
-
-    IN_A_ROW = 3
-
-    def __init__(self, count: int = 0) -> None:
-        self.count, self._in_a_row = count, 0
-
-    def tell(self, missed: bool) -> None:
-        """What became of the next part. Raises `Unavailable`."""
-        self.count += missed
-        self._in_a_row = self._in_a_row + 1 if missed else 0
-        if self._in_a_row == self.IN_A_ROW:
-            raise Unavailable(
-                f"{self.IN_A_ROW} files one after the other could not be read, so the run was "
-                "ended.",
-                "What is done is kept. Run it again when the server answers: it goes on.",
-            )
-
-    def in_words(self) -> Unavailable:
-        what = "1 file" if self.count == 1 else f"{self.count:,} files"
-        whose, those = ("its", "it alone is") if self.count == 1 else ("their", "only they are")
-        return Unavailable(
-            f"{what} of the source could not be read; {whose} rows are missing.",
-            f"Run it again: with a folder as --out, {those} read.",
-        )
-
-
 def tables_of(
     part: Part, piece: Piece, panel: Panel, embeddings: EmbeddingFolder | None, on_error: OnError,
     progress: Share, tell: Tell,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """The scores of a part, of which this `piece` is here; its embeddings are kept on the way, or
     read where they are kept."""
+    told = ErrorCount(on_error)
 
     def made() -> Iterator[Block]:
-        return blocks_of(piece, panel, on_error, progress, tell)
+        return blocks_of(piece, panel, told, progress, tell)
 
-    blocks = made() if embeddings is None else embeddings.kept(key_of(part.made_of), made)
+    def whole() -> bool:
+        return not told.incomplete
+
+    blocks = made() if embeddings is None else embeddings.kept(key_of(part.made_of), made, whole)
     encoded = not isinstance(piece, Rows | Opened)
     rows = panel.tables(blocks, part.source, on_error, tell, encoded=encoded)
     first, rows = spy(rows)
@@ -271,7 +246,7 @@ def stream(
     for part, piece in _here(parts, lambda part: part, embeddings):
         missing.tell(isinstance(piece, TastemakerError))
         if isinstance(piece, TastemakerError):
-            on_error(part.source, str(piece))
+            on_error(part.source, piece)
             continue
         keys.append(key_of(part.made_of))
         before, watch = scored, partial(course.tell, part)
@@ -294,7 +269,7 @@ def write_here(
     whose own files were not to be had, which `on_error` is told."""
     for order, piece in _here(orders, lambda order: order.part, terms.embeddings):
         if isinstance(piece, TastemakerError):
-            on_error(order.part.source, str(piece))
+            on_error(order.part.source, piece)
             yield order, None
             continue
         progress = partial(watch, order.part)
@@ -311,11 +286,12 @@ def _write_part(
         nonlocal scored
         scored += len(rows)
 
-    kept = terms.embeddings
-    made = side_effect(count, tables_of(order.part, piece, panel, kept, on_error, progress, tell))
+    kept, told = terms.embeddings, ErrorCount(on_error)
+    made = side_effect(count, tables_of(order.part, piece, panel, kept, told, progress, tell))
     tables: Tables = within(made, terms.low, terms.high, chosen=bool(terms.chosen))
     rows = write(terms.out / order.file, terms.columns.added(tables), panel.about)
-    return Done(order.file, order.key, order.part.source, rows, scored)
+    whole = not told.incomplete
+    return Done(order.file, order.key, order.part.source, rows, scored, whole)
 
 
 # --- all parts ------------------------------------------------------------------------------------
@@ -440,10 +416,11 @@ def best_of(out: Path, most: int) -> pa.Table:
 
 
 def _is_there(order: Order, there: Done, terms: Terms) -> bool:
-    """Whether a part is as it was written, and so are its embeddings, if they are kept."""
+    """Whether a part is as it was written, and so are its embeddings, if they are kept. One whose
+    archive could not be read to its end is done again, for it may be whole now."""
     kept, file = terms.embeddings, terms.out / order.file
     try:
         whole = is_file(file) and pq.read_metadata(file).num_rows == there.rows
     except (pa.ArrowException, OSError):
         return False
-    return whole and (kept is None or kept.has(key_of(order.part.made_of)))
+    return there.whole and whole and (kept is None or kept.has(key_of(order.part.made_of)))

@@ -25,12 +25,13 @@ from more_itertools import chunked
 from tastemaker import __version__
 from tastemaker.errors import Conflict, Invalid, NotFound, TastemakerError, Unavailable
 from tastemaker.filtering.class_columns import ClassReading
+from tastemaker.filtering.losses import OnError
 from tastemaker.filtering.manifests import MANIFEST, Done
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.parts import Order, Terms, Watch, write_here
 from tastemaker.filtering.router import Router, load_model
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.sources import Archive, OnError, Pictures, Rows, Tell
+from tastemaker.filtering.sources import Archive, Pictures, Rows, Tell
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import MANIFEST as MANIFEST_OF_ROUTER
 
@@ -62,8 +63,8 @@ class OnRay:
                 for file, done, faults, lines, error in _results(ray, packed, some):
                     if error is not None:
                         raise error
-                    for path, reason in faults:
-                        self.on_error(path, reason)
+                    for path, fault in faults:
+                        self.on_error(path, fault)
                     for line in (line for line in lines if line not in told):
                         told.add(line)
                         self.tell(line)
@@ -72,7 +73,9 @@ class OnRay:
 
 # What an actor gives back of a part: its file, that it is done, what could not be used, what else
 # is to be said; or why the run cannot go on.
-Result = tuple[str, Done | None, list[tuple[str, str]], list[str], TastemakerError | None]
+Result = tuple[
+    str, Done | None, list[tuple[str, TastemakerError]], list[str], TastemakerError | None
+]
 
 
 def _results(ray: Any, packed: "_Packed", orders: list[Order]) -> Iterator[Result]:
@@ -192,7 +195,7 @@ class PartWriter:
         return {"result": [pickle.dumps(self._written(pickle.loads(batch["order"][0])))]}
 
     def _written(self, order: Order) -> Result:
-        faults: list[tuple[str, str]] = []
+        faults: list[tuple[str, TastemakerError]] = []
         lines: list[str] = []
         if self._fault is not None:
             return order.file, None, [], [], self._fault

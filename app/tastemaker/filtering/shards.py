@@ -20,7 +20,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from tastemaker.errors import BadImage, Invalid, NotFound
+from tastemaker.errors import BadImage, Incomplete, Invalid, NotFound
 from tastemaker.files import is_file, is_text, readable
 from tastemaker.files.folders import FolderWalk, lies_in_system
 from tastemaker.importing.archives import PIECE, READABLE, ArchiveLimits, clean_name, open_zip
@@ -52,9 +52,7 @@ def archives_of(source: Path) -> list[Named]:
     """The archives of a folder and its folders, of a pattern, or the one, sorted by name; those of
     a pattern that are no archives are refused. Empty where a folder holds none."""
     if source.is_dir():
-        walk = FolderWalk(source, lambda suffix: True)
-        found = sorted(path for path in walk.files() if is_shard(path))
-        return [(path.relative_to(source).as_posix(), path) for path in found]
+        return archives_below(FolderWalk(source, lambda suffix: True))
     if not is_pattern(source):
         return [(source.name, source)]
     paths = _matching(source)
@@ -67,6 +65,12 @@ def archives_of(source: Path) -> list[Named]:
         )
     base = _fixed_part(source)
     return [(path.relative_to(base).as_posix(), path) for path in paths]
+
+
+def archives_below(walk: FolderWalk) -> list[Named]:
+    """Those of a folder that is gone through, and of its folders."""
+    found = sorted(path for path in walk.files() if is_shard(path))
+    return [(path.relative_to(walk.root).as_posix(), path) for path in found]
 
 
 def _matching(pattern: Path) -> list[Path]:
@@ -128,10 +132,10 @@ class Shards:
 
     def pictures(self) -> Iterator[Picture]:
         """(“shard.tar/key.jpg”, its bytes or why there are none) in the order they lie there. What
-        is wrong with an archive itself is told under its own name."""
+        is wrong with an archive itself is told under its own name, as `Incomplete`."""
         for name, path in self._archives:
             if not is_text(name):
-                yield readable(name), BadImage("Its name is not in UTF-8; rename it.")
+                yield readable(name), Incomplete("Its name is not in UTF-8; rename it.")
                 self._passed += _size(path)
                 continue
             self._name = name
@@ -144,7 +148,7 @@ class Shards:
             except _Stopped as stopped:
                 after = f" after {last}" if last else ""
                 reason = f"The archive {stopped}{after}; what follows in it was not read."
-                yield name, BadImage(reason)
+                yield name, Incomplete(reason)
             self._passed += _size(path)
             self._at = 0
 

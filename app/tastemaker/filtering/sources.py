@@ -24,17 +24,24 @@ from tastemaker.encoding.embedding_files import (
     some_rows,
 )
 from tastemaker.encoding.encode_files import Source
-from tastemaker.errors import BadImage, Invalid, NotFound
+from tastemaker.errors import BadImage, Incomplete, Invalid, NotFound
 from tastemaker.files import is_text, readable
 from tastemaker.files.folders import FolderWalk
 from tastemaker.filtering.file_lists import Listed, is_list
+from tastemaker.filtering.losses import OnError
 from tastemaker.filtering.panel import Panel
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.shards import Named, Shards, archives_of, is_pattern, is_shard
+from tastemaker.filtering.shards import (
+    Named,
+    Shards,
+    archives_below,
+    archives_of,
+    is_pattern,
+    is_shard,
+)
 from tastemaker.pictures import formats
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
 
-OnError = Callable[[str, str], None]  # path, reason
 BESIDE = frozenset({".txt", ".json", ".npy", ".parquet"})  # may lie beside pictures
 Progress = Callable[[int, int], None]  # rows done, rows in all
 Done = Callable[[int], None]  # rows done
@@ -45,7 +52,7 @@ def score_source(
     source: Path,
     scorers: Scorer | Sequence[Scorer] | Panel,
     *,
-    on_error: OnError = lambda path, reason: None,
+    on_error: OnError = lambda path, error: None,
     progress: Progress = lambda done, total: None,
     tell: Tell = lambda line: None,
 ) -> Iterator[pa.Table]:
@@ -54,7 +61,8 @@ def score_source(
     a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or a folder of such
     that clip-retrieval or `--embeddings-out` made. Of several heads each has its column.
 
-    What cannot be used goes to `on_error(path, reason)`; what is left out of a folder, with counts,
+    What cannot be used goes to `on_error(path, error)`, as `Incomplete` where that is an archive or
+    a folder that could not be read to its end; what is left out of a folder, with counts,
     and why the scores may be wrong goes to `tell`, in a line each. Raises before the first row when
     the source or the encoder cannot be used at all, on the way where L2-normalised embeddings turn
     up that the head cannot read, and after the last when nothing was of use.
@@ -66,7 +74,7 @@ def score_source(
         blocks = _counted(opened.blocks, lambda done: progress(done, opened.rows))
         tables = panel.tables(blocks, source.name, on_error, tell, encoded=False)
         return _some(tables, "embeddings")
-    archives = archives_in(source)
+    archives = archives_in(source, on_error)
     if archives:
         panel.load_encoder()
         shards = Shards(archives, panel.first.limits)
@@ -126,13 +134,24 @@ def _some(tables: Iterator[pa.Table], what: str) -> Iterator[pa.Table]:
         raise Invalid(f"None of the {what} could be scored.")
 
 
-def archives_in(source: Path) -> list[Named]:
-    """The archives that a source means; none where it is a picture, or a folder that holds any."""
+def archives_in(source: Path, on_error: OnError = lambda path, error: None) -> list[Named]:
+    """The archives that a source means; none where it is a picture, or a folder that holds any.
+    Where it holds archives, the folders in it that cannot be entered go to `on_error`."""
     if is_pattern(source) or (is_shard(source) and source.is_file()):
         return archives_of(source)
     if not source.is_dir() or _has_pictures(source):
         return []
-    return archives_of(source)
+    walk = FolderWalk(source, lambda suffix: True)
+    archives = archives_below(walk)
+    if archives:
+        _tell_unreadable(walk, on_error)
+    return archives
+
+
+def _tell_unreadable(walk: FolderWalk, on_error: OnError) -> None:
+    for folder, reason in walk.unreadable.items():
+        name = readable(str(folder.relative_to(walk.root)))
+        on_error(name, Incomplete(f"It cannot be entered: {reason}."))
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -146,9 +165,7 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
     if source.is_dir():
         base, walk = source, FolderWalk(source, IMAGE_SUFFIXES.__contains__, BESIDE)
         pictures = list(walk.files())
-        for folder, reason in walk.unreadable.items():
-            name = readable(str(folder.relative_to(base)))
-            on_error(name, f"It cannot be entered: {reason}.")
+        _tell_unreadable(walk, on_error)
         left_out = formats.left_out_of(walk.left_out)
         if not pictures:
             raise Invalid(
@@ -166,7 +183,8 @@ def pictures_in(source: Path, on_error: OnError, tell: Tell) -> tuple[Path, list
         if is_text(str(path)):
             named.append(path)
         else:
-            on_error(readable(str(path.relative_to(base))), "Its name is not in UTF-8; rename it.")
+            unnamed = BadImage("Its name is not in UTF-8; rename it.")
+            on_error(readable(str(path.relative_to(base))), unnamed)
     return base, sorted(named)
 
 
@@ -191,7 +209,7 @@ def picture_blocks(
             yield picture
 
     def report(index: int, error: BadImage) -> None:
-        on_error(names.pop(index), str(error))
+        on_error(names.pop(index), error)
 
     for indices, vectors in panel.embed(drawn(), report):
         yield pa.array(map(names.pop, indices), pa.string()), vectors, None

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tastemaker.database.tables import (
     ImagePath,
     Project,
     ProjectCollection,
+    in_utc,
 )
 from tastemaker.errors import BadImage, FilesGone, Invalid
 from tastemaker.images import FileStamp
@@ -42,6 +44,7 @@ from tastemaker.importing.sources import (
     read_sidecars,
     read_vector,
 )
+from tastemaker.importing.stopped import stopped_since
 from tastemaker.importing.synthetic import PairCount
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures import formats
@@ -116,8 +119,9 @@ def import_files(
                 if session.get(ProjectCollection, (project.id, collection.id)) is None:
                     joined = collection.id
                 projects.add_collection(session, project, collection, request.role)
+            since = stopped_since(session, job.claim.job_id, request)
         embeds = queue_embedding and project is not None
-        target = Target(collection, project, job.settings, embeds, in_order, joined)
+        target = Target(collection, project, job.settings, embeds, in_order, joined, since)
         _import(job, items, target, decoders, tally)
         if request.synthetic is not None and project is not None:
             tally.paired = synthetic.make_pairs(
@@ -157,6 +161,7 @@ class Target:
     embeds: bool
     in_order: bool
     joined: int | None = None  # the collection, if the project had nothing of it before
+    since: datetime | None = None  # images since then are those of the run that was stopped
 
 
 @dataclass
@@ -164,6 +169,7 @@ class Tally:
     """What became of the files so far."""
 
     added: int = 0
+    kept: int = 0
     in_project: int = 0
     in_library: int = 0
     twice: int = 0
@@ -177,12 +183,14 @@ class Tally:
 
     @property
     def known(self) -> int:
-        """Files whose image was there: in the project, in the library, or by another of them."""
-        return self.in_project + self.in_library + self.twice
+        """Files whose image was there: by the run that was stopped, in the project, in the library,
+        or by another of them."""
+        return self.kept + self.in_project + self.in_library + self.twice
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "added": self.added, "known": self.known, "in_project": self.in_project,
+            "added": self.added, "known": self.known, "kept": self.kept,
+            "in_project": self.in_project,
             "in_library": self.in_library, "twice": self.twice, "set_aside": self.skipped,
             "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
             "left_out": self.left_out,
@@ -381,6 +389,8 @@ def _place(
         tally.added += 1
     elif image.id in tally.placed:
         tally.twice += 1
+    elif target.since is not None and in_utc(image.added_at) >= target.since:
+        tally.kept += 1
     elif _in_project(session, target, image.id):
         tally.in_project += 1
     else:

@@ -10,9 +10,10 @@ def known_in_words(result: Mapping[str, Any]) -> str:
     if "in_project" not in result:
         return f"{result.get('known', 0):,} known already"
     parts = (
+        ("kept", "kept from the run that was stopped"),
         ("in_project", "already in this project"),
         ("in_library", "already in the library"),
         ("twice", "more than once among these files"),
     )
-    told = [f"{result[key]:,} {words}" for key, words in parts if result[key]]
+    told = [f"{result[key]:,} {words}" for key, words in parts if result.get(key)]
     return ", ".join(told) or "none known already"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tastemaker.importing.marks import MarkedFile, Marks, marks_of_file
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures.decode_pool import DecodePool
 from tastemaker.pictures.pictures import Limits
+from tastemaker.scores import imported_tables
 from tastemaker.scores.answers import OTHER_PROGRAMS, RATED, RECORDING
 
 BATCH = 256  # images whose marks are recorded in one transaction
@@ -129,6 +131,36 @@ def job_of(event: ScoreEvent) -> int:
 def recording_of(event: ScoreEvent) -> str:
     """The name of the recording that an event belongs to: “stars:12”, of the job or the table."""
     return (event.event_group or "").rpartition(":")[0]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording that stands: since when, of how many images, as hints or as scores, and the table
+    that it came from ("": the marks of the pictures)."""
+
+    name: str
+    at: datetime
+    images: int
+    hints: bool
+    file: str
+
+
+def described(session: Session, project: Project, recording: str) -> Recording:
+    """What of a recording stands. Raises `NotFound` where that is nothing."""
+    events = session.exec(
+        scores.standing_events()
+        .where(
+            ScoreEvent.project_id == project.id,
+            col(ScoreEvent.event_group).startswith(f"{recording}:", autoescape=True),
+        )
+        .order_by(col(ScoreEvent.id))
+    ).all()
+    if not recording.startswith(RECORDING) or not events:
+        raise NotFound("There is no such recording to take back.", "Nothing was changed.")
+    first, images = events[0], len({event.image_id for event in events})
+    table = imported_tables.of_group(session, project, first.event_group)
+    at, file = (table.at, table.file) if table is not None else (first.at, "")
+    return Recording(recording, at, images, first.kind == RATED, file)
 
 
 def take_back(engine: Engine, project_id: int, recording: str) -> int:

@@ -53,6 +53,7 @@ def main(settings: Settings, job_id: int, fence: int, pipe: Connection) -> None:
     try:
         files.require_free_space(settings.root, settings.min_free_gb)
         result = call(HANDLERS[job.kind], context)
+        context.last_report()
         pipe.send(("done", result))
     except jobs.LostJob:
         pipe.send(("lost", None))

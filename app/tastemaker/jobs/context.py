@@ -102,6 +102,12 @@ class JobContext:
     def log(self, line: str) -> None:
         self._emit("log", line)
 
+    def last_report(self) -> None:
+        """Report how far it came, once the work has ended: the last of it came too soon after the
+        report before."""
+        if self._fields:
+            self._report()
+
     def _report(self) -> None:
         self._reported = time.monotonic()
         self._emit("progress", self._fields)

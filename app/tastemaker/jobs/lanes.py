@@ -8,9 +8,9 @@ and an embedding goes back to the end of its queue after a while where another p
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
-from tastemaker.database.tables import Job
+from tastemaker.database.tables import Job, in_utc, now
 from tastemaker.jobs.records import TURNS
 
 IMPORTS_AT_ONCE = 4
@@ -49,6 +49,22 @@ def may_start(job: Place, at_work: Sequence[Place]) -> bool:
         return False
     own = [other for other in beside if other.asked_by == job.asked_by]
     return not own or (len(beside) == 1 and own[0].seconds > LONG_SECONDS)
+
+
+def held_up_by(session: Session, job: Job) -> int | None:
+    """The id of the running job that a queued one waits for; None where it waits for its turn, or
+    for a worker."""
+    running = select(Job).where(Job.state == "running", Job.kind == job.kind, Job.id != job.id)
+    at_work = [
+        Place.of(one, _seconds_of(one)) for one in session.exec(running.order_by(col(Job.id)))
+    ]
+    if job.state != "queued" or may_start(Place.of(job, 0.0), at_work):
+        return None
+    return at_work[0].job_id
+
+
+def _seconds_of(job: Job) -> float:
+    return (now() - in_utc(job.started_at)).total_seconds() if job.started_at else 0.0
 
 
 def turn_is_over(job: Place, queued: Sequence[Place]) -> bool:

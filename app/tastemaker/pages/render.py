@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2_fragments import render_block
 from markupsafe import Markup
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import object_session
 from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, projects
@@ -31,7 +32,7 @@ from tastemaker.database.sessions import reading
 from tastemaker.database.tables import Job, Label, Project
 from tastemaker.errors import Stale, TastemakerError
 from tastemaker.files.json_text import json_text
-from tastemaker.jobs import seconds_left
+from tastemaker.jobs import lanes, seconds_left
 from tastemaker.jobs.progress import IN_MB
 from tastemaker.live import live_model
 from tastemaker.pages import charts, formats, keymap, plots
@@ -109,6 +110,12 @@ def failed_embedding(session: Session, project: Project) -> Job | None:
     role = projects.ANY_ROLE
     embedded = embeddings.count(session, project.encoder_id, project.id, role)
     return newest if embedded < projects.size(session, project, role) else None
+
+
+def held_up_by(job: Job) -> int | None:
+    """The job that a queued one waits for, told by the session that the job was read in."""
+    session = object_session(job)
+    return None if session is None else lanes.held_up_by(cast(Session, session), job)
 
 
 def next_step(request: Request, project: Project) -> str:
@@ -264,6 +271,7 @@ def environment() -> Environment:
     templates.filters |= formats.FILTERS | {"key": keymap.drawn}
     templates.globals |= {
         "asset": asset, "charts": charts, "plots": plots, "seconds_left": seconds_left,
+        "held_up_by": held_up_by,
         "in_mb": IN_MB,
         "next_step": next_step, "label_errors": label_errors, "scorer": scorer,
         "opened_for": page_user_field,

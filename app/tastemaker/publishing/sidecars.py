@@ -238,6 +238,33 @@ def newest_writing(settings: Settings, project_id: int | None = None) -> str | N
     return written[-1].name if written else None
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A writing that can be taken back: how many `sidecars` it changed, and the `first` of them (""
+    without any); of which project, None where that was not noted."""
+
+    name: str
+    project_id: int | None
+    sidecars: int
+    first: str
+
+    @property
+    def at(self) -> datetime:
+        return written_at(self.name)
+
+
+def described(settings: Settings, writing: str) -> Writing:
+    """What a writing that stands did. Raises `NotFound` where there is none of this name."""
+    folder = next((one for one in _writings(settings, None) if one.name == writing), None)
+    if folder is None:
+        raise NotFound("There is no such writing of sidecars to take back.", "Nothing was changed.")
+    paths = [entry.sidecar for entry in _entries(folder)]
+    of = (folder / PROJECT).read_text() if (folder / PROJECT).is_file() else ""
+    return Writing(
+        writing, int(of) if of.isdecimal() else None, len(paths), paths[0] if paths else ""
+    )
+
+
 def written_at(writing: str) -> datetime:
     """When a writing of that name was."""
     return datetime.strptime(writing, WHEN).replace(tzinfo=UTC)

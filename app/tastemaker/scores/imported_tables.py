@@ -104,6 +104,12 @@ def _of(job: Job) -> ImportedTable:
     )  # fmt: skip
 
 
+def of_group(session: Session, project: Project, group: str | None) -> ImportedTable | None:
+    """The table whose events have this group, if one has."""
+    tables = select(Job).where(Job.project_id == project.id, Job.kind == KIND)
+    return next((_of(job) for job in session.exec(tables) if job.payload["group"] == group), None)
+
+
 def take_back(engine: Engine, project_id: int, table_id: int) -> TakenBack:
     """Take back what still stands of a table, by undoing its events, in transactions that hold
     nobody up; what came before it counts again, and what was scored since goes on counting. Doing

@@ -60,7 +60,15 @@ class Score:
 
     def run(self, images):
         scores = scores_of(images)
-        return images, scores, "\n".join(f"{100 * score:.1f} %" for score in scores)
+        return images, scores, "\n".join(map(percent, scores))
+
+
+def percent(score):
+    """Only what is all or none is told as 100 or 0 %."""
+    text = f"{100 * score:.1f}"
+    if score < 1 and text == "100.0":
+        return "> 99.9 %"
+    return "< 0.1 %" if score > 0 and text == "0.0" else f"{text} %"
 
 
 class Filter:
