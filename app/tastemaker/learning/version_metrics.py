@@ -88,9 +88,7 @@ class Estimate(Value):
     @property
     def finding(self) -> Estimate:
         """A rate as it may stand: a share of at least ten images; else its n alone."""
-        if self.n >= ENOUGH_FOR_ONE_RATE:
-            return self
-        return Estimate(value=None, low=None, high=None, n=self.n)
+        return self if self.n >= ENOUGH_FOR_ONE_RATE else NOTHING.model_copy(update={"n": self.n})
 
     def flat(self, name: str, n: bool = True) -> dict[str, Any]:
         """{name, name_low, name_high, name_n}."""
