@@ -230,7 +230,8 @@ function makeOutbox({ library, project, person, browser, saved, refused, changed
       const { verdict, answer, status, ...reason } = await post(entry);
       browser.clearTimeout(late);
       if (verdict === "busy" || verdict === "unclear") {
-        const grave = reason.elsewhere || status === 401 || status === 403; // somebody must do something
+        // Somebody must do something; where to sign in stands beside the keys.
+        const grave = reason.elsewhere || status === 403 || (status === 401 && !reason.signIn);
         if (grave && trouble?.text !== reason.text) warn(reason.text, reason.hint);
         elsewhere = Boolean(reason.elsewhere);
         trouble = { text: reason.text, hint: reason.hint, signIn: Boolean(reason.signIn) };
