@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -105,7 +106,9 @@ def scores_import(
     unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if told.table:
-        out.print(f"To take them back: tastemaker scores tables {plain(name)} --undo {told.table}")
+        out.print(
+            f"To take them back: tastemaker scores tables {quote(plain(name))} --undo {told.table}"
+        )
     if line := told.range_line(on is not None):
         out.print(plain(line))
     if n := told.by_ending:
