@@ -117,7 +117,7 @@ function verdictOn(entry, response, answer) {
     if (said.code === "somebody-else") return {
       verdict: "busy", elsewhere: true, ...its, hint: `${its.hint} What you said waits here until ${entry.name} scores again.`,
     };
-    if (status === 401) return { verdict: "busy", ...its, hint: "Sign in in another tab; the scores wait here." };
+    if (status === 401) return { verdict: "busy", signIn: true, ...its, hint: "Sign in; the scores wait in this browser." };
     if ([403, 429, 503, 507].includes(status)) return { verdict: "busy", ...its };
     if (status >= 500) return { verdict: "unclear", ...its };
     const about = said.key === entry.key;
@@ -168,7 +168,7 @@ function makeOutbox({ library, project, person, browser, saved, refused, changed
   const unlucky = new Set(); // whose answer was unclear: tried after the others
   let last = 0, sending = false, pause = FIRST_PAUSE, again = 0;
   let elsewhere = false; // somebody else, or another library, has this address by now
-  let trouble = null; // why nothing is saved now: { text, hint }
+  let trouble = null; // why nothing is saved now: { text, hint, signIn }
 
   const ofProject = () => store.all().filter((entry) => entry.project === project && !entry.unreadable);
   const all = () => ofProject().filter(mine);
@@ -230,10 +230,11 @@ function makeOutbox({ library, project, person, browser, saved, refused, changed
       const { verdict, answer, status, ...reason } = await post(entry);
       browser.clearTimeout(late);
       if (verdict === "busy" || verdict === "unclear") {
-        const grave = reason.elsewhere || status === 401 || status === 403; // somebody must do something
+        // Somebody must do something; where to sign in stands beside the keys.
+        const grave = reason.elsewhere || status === 403 || (status === 401 && !reason.signIn);
         if (grave && trouble?.text !== reason.text) warn(reason.text, reason.hint);
         elsewhere = Boolean(reason.elsewhere);
-        trouble = { text: reason.text, hint: reason.hint };
+        trouble = { text: reason.text, hint: reason.hint, signIn: Boolean(reason.signIn) };
         changed(all().length, true, why());
         unlucky.add(entry.key);
         failed.add(entry.key);
@@ -388,7 +389,15 @@ function pageOutbox(options) {
   return outbox;
 }
 
-/* Beside the keys: how many `left` wait, `why`, and where to look at them. */
+/* Where to sign in, and then back to this page; in a tab beside it where scores are in this one alone. */
+function signInLink() {
+  const link = document.createElement("a"), here = location.pathname.slice(at("").length) + location.search;
+  Object.assign(link, { className: "button", textContent: "Sign in", href: at(`/login?next=${encodeURIComponent(here)}`) });
+  if (own.browser.store.onlyHere()) link.target = "_blank";
+  return link;
+}
+
+/* Beside the keys: how many `left` wait, `why`, and where to look at them or to sign in. */
 function tellWaiting(note, left, what, why) {
   const text = document.createElement("span"), look = document.createElement("button");
   const number = `${left} ${what}${left === 1 ? "" : "s"} waiting to be saved; nothing is lost.`;
@@ -396,7 +405,7 @@ function tellWaiting(note, left, what, why) {
   text.title = why ? `${why.text} ${why.hint}` : "";
   Object.assign(look, { type: "button", className: "quiet", textContent: "Look" });
   look.dataset.dialog = "waiting";
-  if (note.firstElementChild?.textContent !== text.textContent) note.replaceChildren(text, look);
+  if (note.firstElementChild?.textContent !== text.textContent) note.replaceChildren(text, ...(why?.signIn ? [signInLink()] : []), look);
   note.classList.toggle("late", left > 0);
 }
 

@@ -17,7 +17,7 @@ function groupOf(entry, library, why) {
     order: 2, title: "Of another library", text: `They are sent once it is served at this address again. Its id: ${entry.library}.`,
   };
   const reason = entry.held ?? why;
-  if (reason) return { order: 0, title: reason.text, text: `${reason.hint} ${entry.held ? "It is tried again every minute." : ""}` };
+  if (reason) return { order: 0, title: reason.text, signIn: Boolean(reason.signIn), text: `${reason.hint} ${entry.held ? "It is tried again every minute." : ""}` };
   return { order: 0, title: "Not sent yet", text: entry.name ? `They are sent while ${entry.name} scores here.` : "" };
 }
 
@@ -98,9 +98,10 @@ function watching(dialog) {
     groups.replaceChildren(...[...named.values()].sort((a, b) => a.order - b.order).map(section));
   }
 
-  function section({ title, text, offer, entries }) {
+  function section({ title, text, offer, signIn, entries }) {
     const MOST = 50;
     const actions = element("p", { className: "row" });
+    if (signIn) actions.append(signInLink());
     if (offer) actions.append(button(`Send ${entries.length === 1 ? "it" : "all of them"} to this library`, () => entries.forEach(adopt)));
     if (entries.length > 1) actions.append(twice(`Discard these ${entries.length}`, () => entries.forEach((entry) => drop(store, entry))));
     const rows = element("ul", { className: "waiting-list" }, ...entries.slice(0, MOST).map(row));

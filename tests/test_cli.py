@@ -220,13 +220,13 @@ def test_scores_go_out_and_come_back_the_same_as_csv_and_as_json_lines(
     assert (again["unchanged"], again["table"]) == (4, 0)
     twice = lines + f"{known[2]},0,me\n{known[2]},10,me\n{known[2]},9,you\n"
     write(tmp_path / "twice.csv", ("sha256,score,annotator\n" + twice).encode())
-    run("project", "create", "Twice")
-    told = run("scores", "import", "twice.csv", "-p", "Twice")
+    run("project", "create", "Said twice")
+    told = run("scores", "import", "twice.csv", "-p", "Said twice")
     assert "7 scores recorded" in told.out
-    assert "To take them back: tastemaker scores tables Twice --undo" in told.out
+    assert "To take them back: tastemaker scores tables 'Said twice' --undo" in told.out
     assert "1 score contradicts a later row for the same image" in told.err
     with sessions.reading(library) as session:
-        twice_id = projects.by_name(session, "Twice").id
+        twice_id = projects.by_name(session, "Said twice").id
         joined = select(Image.sha256).where(projects.is_member(twice_id, Image.id))
         assert set(session.exec(joined)) == {known[0], known[1], known[2], known[4]}
 

@@ -12,6 +12,7 @@ from sqlmodel import Session, select
 from web_world import World, add_version, make_world, score_some
 
 from tastemaker import images, versions
+from tastemaker.cli.slices import of_scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
     Expectation,
@@ -75,6 +76,20 @@ def test_every_number_of_a_slice_is_what_a_count_by_hand_gives(world: World) -> 
     rates = (row.fp_rate.value, row.fn_rate.value)
     assert rates == (pytest.approx(1 / 3), 0.0)  # image 1: 90 %, labelled 2
     assert (row.mae.n, row.fp_rate.n, row.fn_rate.n) == (4, 3, 2)
+
+
+def test_a_rate_over_fewer_than_ten_images_is_withheld_and_its_n_stays(world: World) -> None:
+    add(world)
+    page = world.client.get(f"{world.at}/slices").text
+    for rate, n in (("false positives", 3), ("false negatives", 2)):
+        (cell,) = re.findall(rf'data-of="{rate}">(.*?)</td>', page)
+        assert "too few" in cell and f"n {n}" in cell and "%" not in cell
+    with reading(world.engine) as session:
+        rows = [row.as_json() | {"what": ""} for row in report(world, session).slices]
+    table = [list(column.cells) for column in of_scores(rows).columns]
+    assert table[-2:] == [["too few (3)"], ["too few (2)"]]
+    enough = Estimate(value=0.5, low=None, high=None, n=10)
+    assert enough.finding == enough and enough.model_copy(update={"n": 9}).finding.value is None
 
 
 def test_a_label_is_judged_by_the_head_that_never_saw_it(world: World) -> None:

@@ -99,6 +99,29 @@ def test_the_sample_library_is_one_job_however_often_it_is_asked_for(tmp_path: P
     assert "It is being made" in client.get("/").text
 
 
+def test_many_projects_are_looked_for_by_name_and_a_new_one_is_a_link_away(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=1)
+
+    def add(*names: str) -> None:
+        with writing(world.engine) as session:
+            for name in names:
+                projects.create(session, name)
+
+    add(*(f"Series {number}" for number in range(10)), "Städte <b>")
+    page = world.client.get("/").text
+    assert 'name="q"' not in page, "twelve can be seen"
+    assert '<a href="#new">New project</a>' in page and 'id="new"' in page
+    add("Städte bei Nacht")
+    page = world.client.get("/").text
+    assert 'name="q"' in page and page.count('class="cover"') == 13
+    found = world.client.get("/", params={"q": "nacht  STÄDTE"}).text
+    assert re.findall(r'<b class="name" hx-ignore>(.*?)</b>', found) == ["Städte bei Nacht"]
+    assert "“nacht  STÄDTE” in the name: 1 of 13 projects" in found and 'name="q"' in found
+    none = world.client.get("/", params={"q": "<i>"}).text
+    assert "0 of 13 projects" in none and "<i>" not in none and "New project" in none
+    assert "Look around first" not in none
+
+
 def test_every_project_says_what_it_needs_next(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=20)
 

@@ -118,6 +118,9 @@ def test_whoever_is_not_signed_in_is_sent_to_the_login_under_the_path(tmp_path: 
     assert 'action="/taste/login"' in client.get(sent).text
     fragment = client.get("/taste/jobs", headers={"HX-Request": "true"})
     assert fragment.headers["hx-redirect"] == "/taste/login"
+    of_a_page = {"HX-Request": "true", "Referer": "http://localhost/taste/projects/1/score?queue=x"}
+    back = client.get("/taste/projects/1/score/strip", headers=of_a_page).headers["hx-redirect"]
+    assert back == "/taste/login?next=/projects/1/score%3Fqueue%3Dx", "and then on where one was"
     signed = client.post("/taste/login", data={"password": OWN, "next": "/projects/1/library"})
     assert signed.headers["location"] == "/taste/projects/1/library"
 

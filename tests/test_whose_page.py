@@ -8,7 +8,7 @@ import pytest
 from in_browser import browsing, saved, serving, shown_image
 from playwright.sync_api import Browser, expect
 from sqlmodel import select
-from web_world import World, events, make_world, score_some
+from web_world import World, embed_all, events, make_world, score_some
 
 from tastemaker import projects
 from tastemaker.auth import accounts
@@ -145,3 +145,31 @@ def test_a_key_in_a_tab_of_somebody_else_waits_until_they_score_again(
                 (accounts.by_name(session, "Anna").id, 5), (accounts.by_name(session, "me").id, 4),
             ]  # fmt: skip
             assert said[1].image_id == image
+
+
+@pytest.mark.browser
+def test_who_is_signed_out_sees_at_once_where_to_sign_in_and_then_it_is_saved(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    password = "a long enough password"
+    world = make_world(tmp_path, images=8, admin_password=password)
+    embed_all(world)  # or the strip below the image asks again, and leads to the page to sign in on
+
+    def signs_in() -> None:
+        page.locator("[type=password]").fill(password)
+        page.get_by_role("button", name="Sign in").click()
+
+    with serving(world) as at, browsing(chromium) as page:
+        page.goto(f"{at}/login?next={world.at}/score")
+        signs_in()
+        image = shown_image(page)
+        page.context.request.post(f"{at}/logout", headers={"Origin": at})
+        page.keyboard.press("4")
+        expect(page.locator("#outbox")).to_contain_text("1 score waiting to be saved")
+        page.locator("#outbox").get_by_role("button", name="Look").click()
+        expect(page.locator("#waiting-groups").get_by_role("link", name="Sign in")).to_be_visible()
+        page.keyboard.press("Escape")
+        page.locator("#outbox").get_by_role("link", name="Sign in").click()
+        signs_in()
+        page.wait_for_url(f"{at}{world.at}/score")
+        assert saved(page, world, 1) == [(image, "set", 4)]

@@ -153,8 +153,15 @@ for (const [what, answer] of Object.entries(REFUSALS)) {
   });
 }
 
+test("that nobody is signed in is a reason to wait that says where to sign in, not a second message", async () => {
+  const log = opened({ answers: () => REFUSALS["nobody signed in"] });
+  log.outbox.put(score("a"));
+  await log.outbox.send();
+  assert.deepEqual([log.whys.at(-1).signIn, log.warned.length], [true, 0]);
+});
+
 test("what somebody must do something about is said at once, and once", async () => {
-  for (const answer of [REFUSALS["nobody signed in"], REFUSALS["a name that is not allowed"], REFUSALS["another library"]]) {
+  for (const answer of [REFUSALS["a proxy's page that asks for a password"], REFUSALS["a name that is not allowed"], REFUSALS["another library"]]) {
     const log = opened({ answers: () => answer });
     log.outbox.put(score("a"));
     await log.outbox.send();

@@ -28,6 +28,7 @@ from tastemaker.auth.origins import (
     from_our_own_pages,
     host_name,
     known_hosts,
+    referring_path,
 )
 from tastemaker.auth.proxies import name_by_proxy
 from tastemaker.config import Settings
@@ -188,12 +189,16 @@ class SecurityMiddleware:
             if request.state.user.who != Who.NOBODY:
                 return None
         if for_program(request):
-            challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
+            # To a page of ours a browser would not pass a challenge on: it asks for a name itself.
+            if LIBRARY_HEADER not in request.headers:
+                challenge = {"WWW-Authenticate": 'Basic realm="Tastemaker", charset="UTF-8"'}
         elif by_htmx(request):
-            return Response(status_code=401, headers={"HX-Redirect": "/login"})
+            back = referring_path(request)
+            login = _login_for(back) if back else "/login"
+            return Response(status_code=401, headers={"HX-Redirect": login})
         elif request.method == "GET" and not path.startswith("/images/"):
             there = path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"/login?next={quote(there, safe='/')}", status_code=303)
+            return RedirectResponse(_login_for(there), status_code=303)
         response = self.respond(request, identity.not_signed_in())
         response.headers.update(challenge)
         return response
@@ -216,6 +221,11 @@ class SecurityMiddleware:
         response = self.respond(request, refusal)
         response.headers["WWW-Authenticate"] = 'Bearer realm="Tastemaker", error="invalid_token"'
         return response
+
+
+def _login_for(there: str) -> str:
+    """The page to sign in on, which then goes on to the page `there`."""
+    return f"/login?next={quote(there, safe='/')}"
 
 
 def _add_headers(scope: Scope, headers: MutableHeaders, private: bool) -> None:

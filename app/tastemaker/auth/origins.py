@@ -117,6 +117,16 @@ def check_library(request: Request, meant: object) -> None:
         )
 
 
+def referring_path(request: Request) -> str:
+    """The page of ours that led to this request, as a path; empty if there is none to go back
+    to."""
+    there = urlsplit(request.headers.get("referer", ""))
+    path = there.path + (f"?{there.query}" if there.query else "")
+    ours = there.netloc == request.headers.get("host") and path.startswith("/")
+    loops = request.method == "GET" and there.path == request.url.path
+    return path if ours and not loops and not path.startswith("//") else ""
+
+
 def safe_redirect_path(path: str) -> str:
     """A page of this site to go on to after signing in, and nothing else."""
     parts = urlsplit(path)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -106,7 +107,9 @@ def scores_import(
     unchanged = told.unchanged
     out.print(f"{recorded} recorded, {unchanged:,} {were(unchanged)} there already.")
     if told.table:
-        out.print(f"To take them back: tastemaker scores tables {plain(name)} --undo {told.table}")
+        out.print(
+            f"To take them back: tastemaker scores tables {quote(plain(name))} --undo {told.table}"
+        )
     elif answers and told.recorded:
         out.print(
             "They cannot be taken back as one, as a table of scores can: whom they name takes them "

@@ -60,9 +60,19 @@ def of_scores(rows: list[dict[str, Any]]) -> Table:
             plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
             *(percent_in_three(row.get(key)) for key in ("mean", "pass_rate")),
             str(row.get("labelled", "–")), _points(row.get("mae")),
-            *(percent_in_three(row.get(key)) for key in ("fp_rate", "fn_rate")),
+            _rate(row, "fp_rate", "fp_n"), _rate(row, "fn_rate", "fn_n"),
         )  # fmt: skip
     return table
+
+
+def _rate(row: dict[str, Any], name: str, over: str) -> str:
+    """A rate where the images it is a share of (`over`) are enough."""
+    from tastemaker.learning.version_metrics import ENOUGH_FOR_ONE_RATE
+
+    n = row.get(over, 0)
+    if 0 < n < ENOUGH_FOR_ONE_RATE:
+        return f"too few ({n})"
+    return percent_in_three(row.get(name))
 
 
 def of_classes(rows: list[dict[str, Any]]) -> Table:
@@ -71,10 +81,11 @@ def of_classes(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
-            str(row.get("labelled", "–")), percent_in_three(row.get("accuracy")), "", "", "",
+            str(row.get("labelled", "–")), _rate(row, "accuracy", "labelled"), "", "", "",
         )  # fmt: skip
         for one in row.get("classes", ()):
-            rates = (percent_in_three(one[name]) for name in ("precision", "recall", "f1"))
+            of = {"precision": "precision_n", "recall": "recall_n", "f1": "recall_n"}
+            rates = (_rate(one, name, n) for name, n in of.items())
             counts = str(one["images"]), str(one["recall_n"])
             table.add_row("", f"  {plain(one['name'])}", *counts, "", *rates)
     return table

@@ -83,9 +83,7 @@ class ClassShare(Value):
     def finding(self, name: str) -> Estimate:
         """A rate as it may stand: over ten images or more."""
         known: Estimate = getattr(self, name)
-        if known.n >= ENOUGH_FOR_ONE_RATE:
-            return known
-        return Estimate(value=None, low=None, high=None, n=known.n)
+        return known.finding
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -85,6 +85,11 @@ class Estimate(Value):
     high: float | None
     n: int
 
+    @property
+    def finding(self) -> Estimate:
+        """A rate as it may stand: a share of at least ten images; else its n alone."""
+        return self if self.n >= ENOUGH_FOR_ONE_RATE else NOTHING.model_copy(update={"n": self.n})
+
     def flat(self, name: str, n: bool = True) -> dict[str, Any]:
         """{name, name_low, name_high, name_n}."""
         columns = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Form, Request, Response
 from tastemaker.auth import accounts, identity
 from tastemaker.auth.identity import Who
 from tastemaker.auth.lanes import PASSWORDS
-from tastemaker.auth.origins import safe_redirect_path
+from tastemaker.auth.origins import referring_path, safe_redirect_path
 from tastemaker.auth.permissions import AnyVisitor, GuardedRoute
 from tastemaker.database.sessions import reading, writing
 from tastemaker.errors import Invalid
 from tastemaker.pages.deps import EngineDep, SettingsDep
-from tastemaker.pages.render import referring_path, render, see_other
+from tastemaker.pages.render import render, see_other
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 

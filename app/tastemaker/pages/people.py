@@ -9,6 +9,7 @@ from sqlmodel import Session
 from tastemaker import projects, scores
 from tastemaker.auth import accounts, tokens
 from tastemaker.auth.identity import Identity
+from tastemaker.auth.origins import referring_path
 from tastemaker.auth.permissions import AdminUser, AnnotatorUser, GuardedRoute, ViewerUser
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Project
@@ -22,7 +23,7 @@ from tastemaker.pages.deps import (
     ReadSession,
     SettingsDep,
 )
-from tastemaker.pages.render import kinds_of, referring_path, render, see_other, shell
+from tastemaker.pages.render import kinds_of, render, see_other, shell
 from tastemaker.scores import people
 from tastemaker.scores.agreement import annotator_noise
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 
@@ -16,6 +16,7 @@ from tastemaker.database.tables import Image, Job, Project, ScoreEvent, Version
 from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.encoding.weights import Weights, weights_of
 from tastemaker.errors import Invalid, TastemakerError
+from tastemaker.files.texts import composed
 from tastemaker.pages import priors
 from tastemaker.pages.deps import Body, CurrentProject, EngineDep, Id, ReadSession, SettingsDep
 from tastemaker.pages.priors import StartForm
@@ -30,6 +31,7 @@ from tastemaker.versions import starting_heads
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
+ENOUGH_TO_SEARCH = 12  # projects, beyond which they are looked for by name
 
 LABELLINGS = {
     "scores": "Scores from 0 to 10: what you like",
@@ -39,8 +41,14 @@ LABELLINGS = {
 
 
 @router.get("/")
-def first(_: ViewerUser, request: Request, session: ReadSession) -> Response:
-    return first_page(request, session)
+def first(
+    _: ViewerUser,
+    request: Request,
+    session: ReadSession,
+    q: Annotated[str, Query(max_length=80)] = "",
+) -> Response:
+    """The projects; with `q`, those whose name holds each of its words."""
+    return first_page(request, session, wanted=q)
 
 
 def first_page(
@@ -53,13 +61,18 @@ def first_page(
     error: TastemakerError | None = None,
     labelling: str = "scores",
     classes: str = "",
+    wanted: str = "",
 ) -> Response:
     """With an `error`, the form for a new project comes back as it was filled in."""
     every = projects.list_all(session)
+    sought = composed(wanted).casefold().split()
+    shown = [one for one in every if all(word in one.name.casefold() for word in sought)]
     return render(
         request, "projects.html", None,
         shell(session, here="projects") | {
-            "cards": [card(session, project) for project in every],
+            "cards": [card(session, project) for project in shown],
+            "wanted": wanted,
+            "searchable": len(every) > ENOUGH_TO_SEARCH,
             "images": images.count(session),
             "encoders": known_encoders(),
             "name": name,

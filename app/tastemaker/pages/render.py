@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -25,7 +24,7 @@ from sqlmodel import Session, col, func, select
 from tastemaker import embeddings, projects
 from tastemaker.auth import accounts
 from tastemaker.auth.identity import is_id
-from tastemaker.auth.origins import by_htmx, for_program
+from tastemaker.auth.origins import by_htmx, for_program, referring_path
 from tastemaker.auth.sub_path import under
 from tastemaker.config import shipped
 from tastemaker.database.sessions import reading
@@ -240,16 +239,6 @@ def error_response(request: Request, error: TastemakerError) -> Response:
         if project_id and (project := session.get(Project, project_id)):
             page |= shell(session, project)
     return render(request, "error.html", None, page, status=error.status, headers=headers)
-
-
-def referring_path(request: Request) -> str:
-    """The page of ours that led to this request, as a path; empty if there is none to go back
-    to."""
-    there = urlsplit(request.headers.get("referer", ""))
-    path = there.path + (f"?{there.query}" if there.query else "")
-    ours = there.netloc == request.headers.get("host") and path.startswith("/")
-    loops = request.method == "GET" and there.path == request.url.path
-    return path if ours and not loops and not path.startswith("//") else ""
 
 
 @lru_cache(maxsize=32)

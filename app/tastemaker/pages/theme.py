@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Request, Response
 
+from tastemaker.auth.origins import referring_path
 from tastemaker.auth.permissions import GuardedRoute, ViewerUser
-from tastemaker.pages.render import referring_path, see_other
+from tastemaker.pages.render import see_other
 
 router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 

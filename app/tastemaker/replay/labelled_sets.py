@@ -8,6 +8,7 @@ the headers are read until shapes and sizes are known to be sane; pickled object
 import math
 import zipfile
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def read_collection(
     if project.encoder_id is None:
         raise Invalid(
             f"No image of “{project.name}” is embedded yet.",
-            f"Do that first: tastemaker embed --collection {name}",
+            f"Do that first: tastemaker embed --collection {quote(name)}",
         )
     rows = session.execute(
         select(Image.id, Image.source_group)
@@ -195,7 +196,7 @@ def read_collection(
     if not len(ids):
         raise Invalid(
             f"No image of “{name}” is embedded with the encoder of “{project.name}”.",
-            f"Do that first: tastemaker embed --collection {name}",
+            f"Do that first: tastemaker embed --collection {quote(name)}",
         )
     labels = dict(
         session.execute(
