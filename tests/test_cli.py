@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -79,6 +80,13 @@ def test_a_child_that_imports_its_parents_command_loads_nothing_of_it() -> None:
     told = f"import sys, tastemaker.cli; print({dear} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_command_in_a_process_that_goes_on_keeps_no_garbage(run: Run) -> None:
+    run("--version")
+    before = gc.get_freeze_count()
+    run("--version")
+    assert gc.get_freeze_count() == before and gc.isenabled()
 
 
 def test_a_server_starts_without_what_its_first_pages_do_not_need() -> None:

@@ -15,7 +15,7 @@ import yaml
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tastemaker.jobs import heartbeat
-from tastemaker.processes import freeze_garbage_collection, one_thread_for_products
+from tastemaker.processes import loading, one_thread_for_products
 from tests.conftest import environment, migrated
 
 ROOT = Path(__file__).parent.parent
@@ -157,7 +157,9 @@ def test_the_images_of_docker_ask_whether_they_are_well(
 
 def test_the_collector_does_not_look_through_what_is_loaded() -> None:
     try:
-        freeze_garbage_collection()
+        with loading():
+            assert not gc.isenabled()
+        assert gc.isenabled()
         assert gc.get_freeze_count() > 10 * len(gc.get_objects())
     finally:
         gc.unfreeze()

@@ -18,10 +18,9 @@ from tastemaker.config import Settings
 from tastemaker.database import copies
 from tastemaker.errors import Invalid, TastemakerError
 from tastemaker.processes import (
-    freeze_garbage_collection,
+    loading,
     logs,
     one_thread_for_products,
-    pause_garbage_collection,
 )
 from tastemaker.processes.systems import interrupts_blocked
 from tastemaker.versions import file_checks
@@ -60,10 +59,10 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
         )
     listening = _listen(host, port)
     port = listening.getsockname()[1]
-    pause_garbage_collection()
-    from tastemaker.pages.app import create_app
+    with loading():
+        from tastemaker.pages.app import create_app
 
-    application = create_app(settings, served_on=host)
+        application = create_app(settings, served_on=host)
     server = uvicorn.Server(
         uvicorn.Config(
             application, log_config=None, log_level="warning", access_log=False,
@@ -86,7 +85,6 @@ def serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin:
     # uvicorn raises the signal again once it has stopped: the worker is still to be ended then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     one_thread_for_products()
-    freeze_garbage_collection()
     try:
         server.run(sockets=[listening])
     finally:

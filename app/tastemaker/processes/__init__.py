@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -38,19 +40,19 @@ def lower_priority(niceness: int = NICENESS) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which then ends us
 
 
-def pause_garbage_collection() -> None:
+@contextmanager
+def loading() -> Iterator[None]:
     """While libraries are imported nothing becomes garbage, and looking for it takes a tenth of the
-    time. `freeze_garbage_collection` turns it on again."""
+    time. Afterwards what is in memory stays until the end, so the collector is spared it: a full
+    collection goes through 200,000 objects of the libraries, and the request that it falls into
+    waits 0.2 s. What is garbage by then stays as well: some megabytes, which it would take as long
+    to find. So a process may do this a few times, and before it serves anything."""
     gc.disable()
-
-
-def freeze_garbage_collection() -> None:
-    """What is in memory now stays until the end: spare the collector from looking through it. A
-    full collection goes through 200,000 objects of the libraries, and the request that it falls
-    into waits 0.2 s. To be called once everything is loaded and before anything is served. What is
-    garbage by then stays with it: some megabytes, which it would take as long to find."""
-    gc.freeze()
-    gc.enable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def one_thread_for_products() -> None:
