@@ -600,13 +600,13 @@ def test_a_router_is_made_and_given_out_on_the_page_and_by_the_api(made, tmp_pat
 
 def test_what_is_undecided_among_pictures_is_named_and_the_others_are_scored(made) -> None:
     router = Router(make(made, abstain=0.75))
-    skipped: dict[str, str] = {}
+    skipped: dict[str, TastemakerError] = {}
     blocks = [(pa.array([f"{n}.jpg" for n in range(IMAGES)]), X, None)]
     (rows,) = Panel(router).tables(
         blocks, "pictures", skipped.__setitem__, lambda line: None, encoded=True
     )
     assert len(rows) + len(skipped) == IMAGES and len(skipped) > 0
-    assert all(reason.startswith("Undecided: ") for reason in skipped.values())
+    assert all(reason.message.startswith("Undecided: ") for reason in skipped.values())
     known = router.score(X, errors="skip")
     scores = rows["aesthetic_score"].to_numpy()
     assert scores == pytest.approx(known[~np.isnan(known)])
