@@ -373,7 +373,9 @@ def _run(settings: Settings, engine: Engine, parent: int | None, lock: FileLock)
     # so it takes none, and this thread does nothing but wait for its byte.
     ended, end_now = os.pipe()
 
-    def end(*_: Any) -> None:
+    def end(number: int = 0, *_: Any) -> None:
+        if number:
+            signal.signal(number, signal.SIG_IGN)  # once is enough: a hail of them would nest here
         os.write(end_now, b".")
 
     def watch_parent() -> None:
