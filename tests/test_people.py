@@ -435,6 +435,7 @@ def test_every_route_names_one_permission_and_nobody_gets_further(
             assert route.path in ("/static", "/api/v1/openapi.json")
             continue
         (permission,) = permissions.permissions_of(route.endpoint)
+        assert route.dependant, "worked out without a fault, the open ones too"
         assert (route.path in OPEN) == isinstance(permission, permissions.Public), route.path
         if route.path in OPEN:
             continue
@@ -520,6 +521,19 @@ def test_a_route_without_a_permission_cannot_be_made() -> None:
     router = APIRouter(route_class=permissions.GuardedRoute)
     with pytest.raises(TypeError, match="0 permissions"):
         router.get("/open")(lambda: None)
+
+
+def test_a_second_permission_is_refused_wherever_it_is_named() -> None:
+    def open_(_: permissions.AnyVisitor) -> None: ...
+
+    router = APIRouter(route_class=permissions.GuardedRoute)
+    router.get("/open", dependencies=[Depends(permissions.Public())])(open_)
+    (route,) = router.routes
+    app = FastAPI()
+    app.router.routes.append(route)
+    for _ in range(2):  # and refused again
+        with pytest.raises(TypeError, match="2 permissions"):
+            TestClient(app).get("/open")
 
 
 def test_what_an_endpoint_takes_is_worked_out_when_it_is_first_asked_for() -> None:

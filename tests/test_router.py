@@ -174,6 +174,8 @@ def test_it_leaves_as_a_folder_or_a_zip_and_comes_back_the_same_to_the_byte(
     assert [(one["name"], one["mode"], one["trouble"]) for one in listed] == [("Mixed", "hard", "")]
     out = tmp_path / "out"
     assert run("router", "export", "mixed", out).code == 0
+    unasked = run("router", "delete", "Mixed")
+    assert (unasked.code, "Say it with --yes" in unasked.err, folder.exists()) == (1, True, True)
     assert run("router", "delete", "Mixed", "--yes").code == 0 and not folder.exists()
     shutil.make_archive(str(tmp_path / "packed"), "zip", out)
     for source in (out / "Mixed", tmp_path / "packed.zip"):

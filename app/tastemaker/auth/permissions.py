@@ -127,6 +127,12 @@ def permissions_of(endpoint: Callable[..., Any]) -> list[Permission]:
     return [one for one in named if isinstance(one, Permission)]
 
 
+def _require_one(permissions: list[Permission], path: str) -> Permission:
+    if len(permissions) != 1:
+        raise TypeError(f"{path} names {len(permissions)} permissions in its signature, not 1")
+    return permissions[0]
+
+
 def limits_its_body(route: APIRoute) -> bool:
     return any(isinstance(part.call, LimitsItsBody) for part in route.dependant.dependencies)
 
@@ -159,8 +165,7 @@ class GuardedRoute(APIRoute):
     _working_out = threading.RLock()
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        if (found := len(permissions_of(endpoint))) != 1:
-            raise TypeError(f"{path} names {found} permissions in its signature, not 1")
+        _require_one(permissions_of(endpoint), path)
         self.path, self.endpoint = path, endpoint
         self.path_regex, self.path_format, self.param_convertors = compile_path(path)
         self.name = options["name"] or endpoint.__name__
@@ -183,14 +188,20 @@ class GuardedRoute(APIRoute):
     def _work_out(self) -> None:
         with self._working_out:
             if options := self.__dict__.pop("_options", None):
-                super().__init__(self.path, self.endpoint, **options)
+                try:
+                    super().__init__(self.path, self.endpoint, **options)
+                except Exception:
+                    self._options = options  # the next look fails in the same words
+                    raise
 
     async def _first_call(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._work_out()
         await self.app(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        (permission,), takes_more = permissions_of(self.endpoint), limits_its_body(self)
+        asked = [one.call for one in self.dependant.dependencies]  # however it was named
+        permission = _require_one([one for one in asked if isinstance(one, Permission)], self.path)
+        takes_more = limits_its_body(self)
         handle = super().get_route_handler()
         known: set[str] | None = None
         if self.path.startswith(FOR_PROGRAMS):

@@ -8,7 +8,7 @@ from sqlmodel import Session
 
 from tastemaker.cli.help import Commands
 from tastemaker.cli.options import path_argument, share_option
-from tastemaker.cli.terminal import AsJson, database, out, plain, print_json
+from tastemaker.cli.terminal import AsJson, confirm, database, out, plain, print_json
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.database.tables import Version
@@ -137,7 +137,6 @@ def delete(
     from tastemaker.publishing import routers
 
     folder = routers.find_folder(Settings(), name)
-    if not yes:
-        typer.confirm(f"Delete the router “{name}”?", abort=True)
+    confirm(f"Delete the router “{name}”?", yes)
     one = routers.delete(Settings(), folder.name)
     out.print(plain(f"“{one.name}” is deleted; its versions stay."))

@@ -11,7 +11,7 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, ProjectWords, in_order, path_option, words
 from tastemaker.cli.terminal import (
     AsJson,
-    confirm,
+    confirm_undo,
     counted,
     database,
     err,
@@ -254,28 +254,9 @@ def scores_stars(
         raise Invalid("--undo goes with none of the others.")
     if of is not None and not undo:
         raise typer.BadParameter("--of goes with --undo")
+    if undo:
+        return _undo_stars(name, of, yes, as_json)
     with database() as (settings, engine):
-        if undo:
-            with sessions.reading(engine) as session:
-                chosen = projects.by_name(session, name)
-                newest = stars.newest_recording(session, chosen)
-                recording = of or (stars.recording_of(newest[0]) if newest else "")
-                told = stars.described(session, chosen, recording) if recording else None
-            if told is not None:
-                kind = "hint" if told.hints else "score"
-                what = f"{kind}s of {counted(told.images, 'image')}"
-                source = f"the table {told.file}" if told.file else "the marks of the pictures"
-                err.print(
-                    plain(
-                        f"Recording {told.name} of “{chosen.name}”, from {source}, "
-                        f"{told.at:%Y-%m-%d %H:%M} UTC: {what}."
-                    )
-                )
-                confirm("Take it back?", yes or of is not None)
-            taken = stars.take_back(engine, chosen.id, recording)
-            if as_json:
-                return print_json({"undone": taken, "recording": recording})
-            return out.print(f"{taken} taken back.")
         with sessions.writing(engine) as session:
             request = stars.StarsRequest(rule=rule, record=record, as_scores=as_scores)
             job_id = stars.request_stars(session, projects.by_name(session, name), request).id
@@ -302,6 +283,32 @@ def scores_stars(
     elif result["scored"]:
         out.print("Nothing was recorded. To record them: --record. Another rule: --rule.")
     return None
+
+
+def _undo_stars(name: str, of: str | None, yes: bool, as_json: bool) -> None:
+    """Take the newest recording back, which is told and asked for unless it was named."""
+    from tastemaker import projects
+    from tastemaker.importing import stars
+
+    with database() as (_, engine):
+        with sessions.reading(engine) as session:
+            chosen = projects.by_name(session, name)
+            newest = stars.newest_recording(session, chosen)
+            recording = of or (stars.recording_of(newest[0]) if newest else "")
+            told = stars.described(session, chosen, recording) if recording else None
+        if told is not None:
+            kind = "hint" if told.hints else "score"
+            source = f"the table {told.file}" if told.file else "the marks of the pictures"
+            confirm_undo(
+                f"Recording {told.name} of “{chosen.name}”, from {source}, "
+                f"{told.at:%Y-%m-%d %H:%M} UTC: {kind}s of {counted(told.images, 'image')}.",
+                named=of is not None,
+                yes=yes,
+            )
+        taken = stars.take_back(engine, chosen.id, recording)
+    if as_json:
+        return print_json({"undone": taken, "recording": recording})
+    return out.print(f"{taken} taken back.")
 
 
 @app.command("folders")

@@ -17,11 +17,7 @@ from tastemaker.auth.origins import LOOPBACK
 from tastemaker.config import Settings
 from tastemaker.database import copies
 from tastemaker.errors import Invalid, TastemakerError
-from tastemaker.processes import (
-    loading,
-    logs,
-    one_thread_for_products,
-)
+from tastemaker.processes import loading, logs, one_thread_for_products
 from tastemaker.processes.systems import interrupts_blocked
 from tastemaker.versions import file_checks
 

@@ -61,6 +61,12 @@ def confirm(question: str, yes: bool) -> None:
         raise TastemakerError("Nothing was changed.")
 
 
+def confirm_undo(told: str, *, named: bool, yes: bool) -> None:
+    """Say what would be taken back, and ask, unless it was `named` or `yes` was said."""
+    err.print(plain(told))
+    confirm("Take it back?", yes or named)
+
+
 def print_whatever_the_encoding() -> None:
     """Let what a terminal or a pipe cannot show be printed as its code, instead of dying of it:
     names of files hold anything, and `LANG=C` or `PYTHONIOENCODING=ascii` nearly nothing."""

@@ -9,7 +9,7 @@ from tastemaker.cli.help import Commands
 from tastemaker.cli.options import InProject, VersionWords, in_order, path_option, percent_option
 from tastemaker.cli.terminal import (
     AsJson,
-    confirm,
+    confirm_undo,
     counted,
     database,
     err,
@@ -173,13 +173,12 @@ def _undo(of: str | None, yes: bool, as_json: bool) -> None:
                 project = session.get(Project, told.project_id) if told.project_id else None
             whose = f"of “{project.name}”, " if project is not None else ""
             first = f", {told.first}{' first' if told.sidecars > 1 else ''}" if told.first else ""
-            err.print(
-                plain(
-                    f"Writing {writing}, {whose}{told.at:%Y-%m-%d %H:%M} UTC: "
-                    f"{counted(told.sidecars, 'sidecar')}{first}."
-                )
+            confirm_undo(
+                f"Writing {writing}, {whose}{told.at:%Y-%m-%d %H:%M} UTC: "
+                f"{counted(told.sidecars, 'sidecar')}{first}.",
+                named=of is not None,
+                yes=yes,
             )
-            confirm("Take it back?", yes or of is not None)
         undone, problems = sidecars.undo_sidecars(settings, writing=writing)
     if as_json:
         return print_json({"undone": undone, "problems": problems, "writing": writing})

@@ -43,7 +43,7 @@ class Head:
     """
 
     # Rows at once: enough for the matrix kernels, few enough to stay in the caches.
-    CHUNKS: ClassVar = {torch.float32: 512, torch.bfloat16: 1024}
+    CHUNKS: ClassVar[dict[torch.dtype, int]] = {torch.float32: 512, torch.bfloat16: 1024}
     FEW = 256  # rows up to which all threads share each matrix product
 
     def __init__(
