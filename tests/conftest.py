@@ -343,8 +343,8 @@ def sample(sample_home: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    """An installed Chromium if there is one, else Playwright's own. The shell without a window opens
-    a page of a new context in a quarter of the time of the others."""
+    """An installed Chromium if there is one, else Playwright's own. The shell without a window
+    opens a page of a new context in a quarter of the time of the others."""
     for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             browser_type_launch_args["executable_path"] = found

@@ -4,20 +4,23 @@ A picture can be made so that reading it takes all memory, all time, or crashes 
 file is therefore read in a child with limits, and only that file pays.
 """
 
+import contextlib
 import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from tastemaker.errors import BadImage
 from tastemaker.pictures.pictures import Limits
 from tastemaker.processes import exit_with_parent
-from tastemaker.processes.systems import beginning_children, limit_cpu, limit_memory
+from tastemaker.processes.systems import begin, limit_cpu, limit_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,12 +45,12 @@ class DecodePool:
         # A decoded pixel takes 4 bytes in Pillow; flattening and turning hold up to three copies.
         self._memory = 2**30 + 16 * (limits or Limits()).pixels
         self._cpu_seconds = cpu_seconds
-        self._idle = [self._child() for _ in range(workers)]
+        self._idle = [_Child(self._memory) for _ in range(workers)]
 
     def start(self) -> None:
         """Let the children begin now, rather than with the first file each."""
         for child in self._idle:
-            _hand(child, os.getpid)
+            child.begin()
 
     def map(self, task: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BadImage]]:
         """Yield (item, result or BadImage) as they finish, at most one item per child under way.
@@ -56,32 +59,28 @@ class DecodePool:
         of `task` other than `BadImage` (a full disk, a bug) is raised here.
         """
         source = iter(items)
-        running: dict[Future[R], tuple[ProcessPoolExecutor, T]] = {}
+        running: dict[Connection, tuple[_Child, T]] = {}
         try:
             while True:
                 while self._idle and (item := next(source, _END)) is not _END:
-                    child = self._idle.pop()
                     work = functools.partial(_within_cpu_limit, self._cpu_seconds, task, item)
+                    child = self._idle.pop()
                     try:
-                        future = _hand(child, work)
-                    except BrokenProcessPool:  # it died while idle: no file is to blame
-                        child = self._child()
-                        future = _hand(child, work)
-                    running[future] = (child, item)
+                        running[child.hand(work)] = (child, item)
+                    except BaseException:
+                        self._idle.append(child)
+                        raise
                 if not running:
                     return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    child, item = running.pop(future)
+                for answering in _ready(list(running)):
+                    child, item = running.pop(answering)
                     try:
-                        outcome: R | BadImage = future.result()
+                        outcome: R | BadImage = child.answer()
                     except BadImage as error:
                         outcome = error
                     except MemoryError:
                         outcome = BadImage("Reading this file takes more memory than is allowed.")
-                    except BrokenProcessPool:
-                        child.shutdown(wait=False)
-                        child = self._child()
+                    except _Died:
                         outcome = BadImage(
                             "Reading this picture took too much memory or time, or crashed the "
                             "decoder; it was skipped.",
@@ -91,13 +90,14 @@ class DecodePool:
                         self._idle.append(child)
                     yield item, outcome
         finally:  # also when the caller stops half-way: wait for the few files under way
-            for future, (child, _) in running.items():
-                wait([future])
+            for child, _ in running.values():
+                with contextlib.suppress(Exception):  # nobody asks any more
+                    child.answer()
                 self._idle.append(child)
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().shutdown()
+            self._idle.pop().end()
 
     def __enter__(self) -> "DecodePool":
         return self
@@ -105,19 +105,62 @@ class DecodePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _child(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_child,
-            initargs=(self._memory,),
-        )
+
+class _Died(Exception):
+    """A child ended amid its work."""
 
 
-def _hand(child: ProcessPoolExecutor, work: Callable[[], R]) -> Future[R]:
-    """Give a child its work, with which it may begin."""
-    with beginning_children():
-        return child.submit(work)
+class _Child:
+    """A process that works on one file at a time. It begins with the first, and where it has died,
+    another begins with the next."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._begun: tuple[BaseProcess, Connection] | None = None
+
+    def begin(self) -> Connection:
+        """What it answers through. Raises `OSError` where the system has no process left."""
+        if self._begun is None:
+            context = multiprocessing.get_context("spawn")
+            ours, its = context.Pipe()
+            process = context.Process(target=_serve, args=(its, self._memory), daemon=True)
+            with its:
+                begin(process)
+            self._begun = process, ours
+        return self._begun[1]
+
+    def hand(self, work: Callable[[], R]) -> Connection:
+        """Give it its work. What it answers through is ready to be read once it is done."""
+        try:
+            self.begin().send(work)
+        except (BrokenPipeError, ConnectionResetError):  # it died while idle: no file is to blame
+            self.end()
+            self.begin().send(work)
+        return self.begin()
+
+    def answer(self) -> Any:
+        """What the work gave, or what it raised. Raises `_Died` where it did, of it."""
+        try:
+            result, error = self.begin().recv()
+        except (EOFError, ConnectionResetError) as closed:
+            self.end()
+            raise _Died from closed
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        if self._begun is not None:
+            process, ours = self._begun
+            self._begun = None
+            with ours, contextlib.suppress(OSError):  # it may be dead
+                ours.send(None)
+            process.join()
+
+
+def _ready(asked: list[Connection]) -> list[Any]:
+    """Those of them that have answered, one at least."""
+    return asked if len(asked) == 1 else multiprocessing.connection.wait(asked)
 
 
 def side_by_side() -> int:
@@ -129,12 +172,30 @@ def side_by_side() -> int:
 _END: Any = object()
 
 
-def _begin_child(memory: int) -> None:
-    """Limit this child's own data (not its shared libraries), and tie its life to the parent's.
-    Where the whole machine runs out of memory, it is this child that the system shall end."""
+def _serve(asked: Connection, memory: int) -> None:
+    """The work of a child. Its limit is of its own data, not of its shared libraries, and its life
+    is tied to its parent's. Where the whole machine runs out of memory, it is this child that the
+    system shall end."""
     limit_memory(memory)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     exit_with_parent()
+    while (work := asked.recv()) is not None:
+        asked.send_bytes(_outcome(work))
+
+
+def _outcome(work: Callable[[], Any]) -> memoryview:
+    """What the work gave and what it raised, as it is sent."""
+    try:
+        return ForkingPickler.dumps((work(), None))
+    except (BadImage, MemoryError) as error:
+        return ForkingPickler.dumps((None, error))
+    except Exception as error:
+        where = traceback.format_exc()
+        try:
+            error.add_note(where)
+            return ForkingPickler.dumps((None, error))
+        except Exception:  # it cannot be sent: what it said can
+            return ForkingPickler.dumps((None, RuntimeError(where)))
 
 
 def _within_cpu_limit(seconds: int, task: Callable[[T], R], item: T) -> R:

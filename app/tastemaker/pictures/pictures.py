@@ -16,11 +16,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from PIL import Image, ImageFile
 
-from tastemaker.config import Settings
 from tastemaker.errors import BadImage, Invalid, TastemakerError
 from tastemaker.files import content_path, write_atomic
 from tastemaker.files.roots import open_within
@@ -30,6 +29,9 @@ from tastemaker.pictures.frames import FrameRule
 from tastemaker.pictures.perceptual import perceptual_hash
 from tastemaker.pictures.png_texts import without_large_texts
 from tastemaker.pictures.raw import may_be_raw, preview
+
+if TYPE_CHECKING:  # what reads the settings would take half of the time that a decoder begins in
+    from tastemaker.config import Settings
 
 THUMB = 320  # long side in pixels, for grids
 VIEW = 1280  # long side in pixels, for scoring
@@ -51,7 +53,7 @@ class Limits:
     roots: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, settings: Settings) -> "Limits":
+    def of(cls, settings: "Settings") -> "Limits":
         """Those of the settings; uploads lie in the program's own folder."""
         roots = (*settings.roots, settings.root) if settings.roots else ()
         return cls(settings.max_image_mb * 2**20, settings.max_image_megapixels * 1_000_000, roots)
