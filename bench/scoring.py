@@ -6,17 +6,24 @@ Embeddings go from an `.npy` of float16 to a Parquet file, as `tastemaker score`
 city96 head of random weights (nothing in it can be left out, as it can in a linear one). The limit
 is its four large matrix products in bfloat16 and nothing else; the peer is the original's loop,
 one embedding at a time through the torch module. Pictures are those of the sample library; their
-limit is the processor time of decoding and encoding one, spread over all threads without a gap.
+limit is the processor time of decoding and encoding one, spread over all threads without a gap. It
+is taken before and after each round of the folder, by as many processes at once as there are
+threads: a processor whose neighbour is at work gives less than one that has the machine to itself.
 """
 
 import argparse
+import multiprocessing
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,51 +168,89 @@ def embeddings(folder: Path, rows: int) -> None:
               f"| {peer:,.0f} | {ours / peer:.1f} |", flush=True)  # fmt: skip
 
 
-def cpu_time(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+class Alone:
+    """What one picture costs where nothing but decoding and encoding is done, in a process for each
+    thread, all at once."""
+
+    def __init__(self, paths: list[Path], processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.processes = processes
+        self.pool = ProcessPoolExecutor(
+            processes, context, _get_ready, (paths, context.Barrier(processes))
+        )
+
+    def __call__(self) -> tuple[float, float]:
+        """CPU seconds per picture of decoding, and of encoding at the best size of a batch."""
+        asked = [self.pool.submit(_decode_and_encode) for _ in range(self.processes)]
+        decoding, *encoding = np.mean([one.result() for one in asked], axis=0)
+        return float(decoding), float(min(encoding))
+
+
+SIZES = (1, 2, 4, 8, 16)  # of batches
+_kept: tuple[list[Path], Any, Any] | None = None
+
+
+def _get_ready(paths: list[Path], together: Any) -> None:
+    global _kept
+    torch.set_num_threads(1)
+    _kept = paths, load(parse(BUNDLED)), together
+
+
+def _decode_and_encode() -> list[float]:
+    """CPU seconds per picture of decoding, then of encoding in batches of each size."""
+    assert _kept is not None
+    paths, encoder, together = _kept
+    together.wait()
+    began = time.process_time()
+    ready = [encoder.preprocess(decode(path)) for path in paths]
+    took = [time.process_time() - began]
+    for size in SIZES:
+        began = time.process_time()
+        for first in range(0, len(ready), size):
+            encoder.encode(np.stack(ready[first : first + size]))
+        took.append(time.process_time() - began)
+    return [seconds / len(paths) for seconds in took]
 
 
 def pictures(folder: Path, count: int, rounds: int) -> None:
-    """A folder through `score_source`, beside the cost of each picture on one thread."""
+    """A folder through `score_source`, beside the cost of each picture alone."""
     samples = make_sample_library(folder / "pictures", count)
-    paths = [sample.path for sample in samples]
     encoder, threads = load(parse(BUNDLED)), torch.get_num_threads()
     about = {"encoder": BUNDLED, "encoder_fingerprint": encoder.fingerprint}
     model = Scorer(make_model(folder, encoder.dim, about))
-
-    def alone() -> tuple[float, float]:
-        """CPU seconds per picture of decoding, and of encoding at the best batch size."""
-        torch.set_num_threads(1)
-        some = paths[:: max(1, count // 48)][:48]
-        ready = [encoder.preprocess(decode(path)) for path in some]
-        decoding = cpu_time(lambda: [encoder.preprocess(decode(path)) for path in some])
-        encoding = min(
-            cpu_time(partial(encoder.encode, np.stack(ready[:size]))) / size
-            for size in (1, 2, 4, 8, 16) * 2
-        )
-        torch.set_num_threads(threads)
-        return decoding / len(some), encoding
+    alone = Alone([sample.path for sample in samples[:: max(1, count // 48)]][:48], threads)
 
     def whole() -> tuple[float, float]:
         """Wall and CPU seconds per picture of the folder, the encoder being loaded."""
         tables = score_source(folder / "pictures", model)
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _cpu_seconds()
         scored = sum(map(len, tables))
-        return (time.perf_counter() - wall) / scored, (time.process_time() - cpu) / scored
+        return (time.perf_counter() - wall) / scored, (_cpu_seconds() - cpu) / scored
 
     whole()
-    runs = [(*whole(), *alone()) for _ in range(rounds)]
-    wall, cpu, decoding, encoding = np.median(runs, axis=0)
-    limit = threads / (decoding + encoding)
+    costs, runs = [alone()], []
+    for _ in range(rounds):
+        runs.append(whole())
+        costs.append(alone())
+    beside = np.array([np.mean(pair, axis=0) for pair in pairwise(costs)])  # of each round
+    wall, cpu = np.transpose(runs)
+    limit = threads / beside.sum(1)
+    shares = 1 / wall / limit
+    decoding, encoding = np.median(1000 * beside, axis=0)
     print(f"\nA folder of {count} pictures, {BUNDLED} in float32, median of {rounds} rounds.\n")
     print("| what | pictures/s | processor time a picture | share of the limit |")
     print("|---|--:|--:|--:|")
-    print(f"| {threads} cores ÷ (decoding + encoding) | {limit:.1f} | {1000 * decoding:.1f} + "
-          f"{1000 * encoding:.1f} ms | |")  # fmt: skip
-    print(f"| the folder | {1 / wall:.1f} | {1000 * cpu:.1f} ms | {1 / wall / limit:.0%} by the "
-          f"clock, {(decoding + encoding) / cpu:.0%} by processor time |")  # fmt: skip
+    print(f"| {threads} cores ÷ (decoding + encoding) | {np.median(limit):.1f} | {decoding:.1f} + "
+          f"{encoding:.1f} ms | |")  # fmt: skip
+    print(f"| the folder | {np.median(1 / wall):.1f} | {1000 * np.median(cpu):.1f} ms | "
+          f"{np.median(shares):.0%} by the clock ({shares.min():.0%} to {shares.max():.0%}), "
+          f"{np.median(beside.sum(1) / cpu):.0%} by processor time |")  # fmt: skip
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of its children that have ended, as those that decode have."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main() -> None:
@@ -221,4 +266,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Each process that decodes imports the main module. That of `tastemaker score` brings no torch.
+    again = [sys.executable, "-c", "from bench.scoring import main; main()", *sys.argv[1:]]
+    sys.exit(subprocess.call(again))

@@ -75,8 +75,8 @@ def test_the_promised_commands_are_there() -> None:
 
 
 def test_a_child_that_imports_its_parents_command_loads_nothing_of_it() -> None:
-    """Every decoding child of `tastemaker import` does, before its first picture, for which it needs
-    nothing but numpy and Pillow."""
+    """Every decoding child of `tastemaker import` does, before its first picture: numpy and Pillow
+    are all that it needs for that."""
     dear = "{'typer', 'sqlalchemy', 'pydantic', 'torch', 'tastemaker.database.tables'}"
     told = (
         "import sys, tastemaker.cli, tastemaker.encoding.preprocessing; "

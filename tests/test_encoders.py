@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -869,7 +870,7 @@ def test_no_pictures_give_no_vectors():
 
 
 def test_the_quickest_batch_size_is_found_and_kept():
-    sizes = encode_files._BatchSize((1, 4, 16))
+    sizes = encode_files._BatchSize((1, 4, 16), time.thread_time)
     seconds = {1: 0.02, 4: 0.05, 16: 0.4}
     for _ in range(6):
         size = sizes.next()
@@ -880,7 +881,7 @@ def test_the_quickest_batch_size_is_found_and_kept():
 
 
 def test_batch_sizes_beyond_one_that_is_clearly_worse_are_not_tried():
-    sizes = encode_files._BatchSize((1, 2, 4, 8))
+    sizes = encode_files._BatchSize((1, 2, 4, 8), time.thread_time)
     per_picture = {1: 0.010, 2: 0.009, 4: 0.013}
     tried = []
     for _ in range(9):

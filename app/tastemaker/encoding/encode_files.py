@@ -75,7 +75,9 @@ def embed_files(
     lanes = lanes or (threads if on_cpu else os.cpu_count() or 1)
     if isinstance(paths, Sized):
         lanes = min(lanes, max(1, len(paths)))
-    sizes = _BatchSize((batch,) if batch else (1, 2, 4, 8, 16) if on_cpu else (8, 32, 128))
+    candidates = (batch,) if batch else (1, 2, 4, 8, 16) if on_cpu else (8, 32, 128)
+    # A lane computes on its own thread: how long others kept it from that says nothing of a size.
+    sizes = _BatchSize(candidates, time.thread_time if on_cpu else time.perf_counter)
     waiting = iter(enumerate(paths))
     taking, computing = threading.Lock(), contextlib.nullcontext() if on_cpu else threading.Lock()
     finished: queue.Queue[tuple[int, Vector | BadImage] | BaseException | None]
@@ -147,7 +149,8 @@ class _BatchSize:
     TRIES = 2
     WORSE = 1.25
 
-    def __init__(self, candidates: Sequence[int]) -> None:
+    def __init__(self, candidates: Sequence[int], clock: Callable[[], float]) -> None:
+        self.clock = clock
         self._times: dict[int, list[float]] = {size: [] for size in candidates}
         self._lock = threading.Lock()
 
@@ -258,9 +261,9 @@ def _encode_within_memory(
     """Encode a batch, in halves if memory does not allow the whole."""
     count = len(pictures)
     try:
-        began = time.perf_counter()
+        began = sizes.clock()
         vectors = encoder.encode(np.stack(pictures))
-        sizes.record(count, time.perf_counter() - began)
+        sizes.record(count, sizes.clock() - began)
         return list(vectors)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
