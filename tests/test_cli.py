@@ -378,6 +378,23 @@ def test_an_import_of_nothing_usable_is_one_sentence(run: Run, tmp_path: Path) -
     fails(run("embed", "--collection", "nope"), "no collection")
 
 
+def test_an_import_that_could_not_read_an_archive_or_a_folder_keeps_the_rest_and_ends_with_1(
+    run: Run, tmp_path: Path
+) -> None:
+    from tests.test_imports import png
+
+    run("project", "create", "P")
+    write(tmp_path / "a.png", png(1))
+    write(tmp_path / "cut.zip", b"PK" + png(2))
+    write(tmp_path / "no picture.png", b"text")
+    said = run("import", "no picture.png", "a.png", "cut.zip", "-p", "P")
+    assert said.code == 1 and "1 new image" in said.out and "2 skipped" in said.out
+    assert "could not be read, and nothing of it was imported: cut.zip: " in said.err
+    told = run("import", "a.png", "cut.zip", "-p", "P", "--json")
+    assert told.code == 1 and json.loads(told.out)["unread"] == 1
+    assert run("import", "a.png", "no picture.png", "-p", "P").code == 0, "a picture is a picture"
+
+
 @pytest.mark.slow
 def test_weights_that_are_not_here_are_told_once_and_the_images_are_kept(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

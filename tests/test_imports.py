@@ -435,7 +435,8 @@ def test_a_folder_that_is_gone_when_its_turn_comes_does_not_stop_the_others(
         ).id
     share.rename(tmp_path / "away")
     result = desk.run(job_id)
-    assert (result["known"], result["set_aside"]) == (1, 1)
+    assert (result["known"], result["set_aside"], result["unread"]) == (1, 1, 1)
+    assert result["first_unread"].startswith("share: It cannot be reached")
     assert "cannot be reached: no such file" in desk.reasons()["share"]
     assert desk.paths()["b.png"] == "present", "nothing is known of it"
 

@@ -1,6 +1,6 @@
 """Bringing images in: `tastemaker import` and `tastemaker embed`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ from tastemaker.database import sessions
 from tastemaker.database.tables import Project
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files.addresses import Address, local_path
-from tastemaker.importing.outcome import known_in_words
+from tastemaker.importing.outcome import known_in_words, unread_in_words
 
 app = Commands()
 
@@ -74,7 +74,8 @@ def import_images(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Import images, and embed them if a project is named."""
+    """Import images, and embed them if a project is named. Where a folder or an archive could not
+    be read, all else is imported, and the exit code is 1."""
     from tastemaker.importing import requests
 
     if damage is None and (clean or damaged):
@@ -100,15 +101,23 @@ def import_images(
         embedding = unfinished(engine, "embed", target.id) if target else []
         finish_jobs(settings, engine, embedding)
     result = done.result
+    unread = unread_in_words(result)
     if as_json:
-        return print_json(result)
+        print_json(result)
+    else:
+        _tell_import(result, in_pairs=damage is not None)
+    if unread is not None:  # told last: all that could be read is there
+        raise unread
+
+
+def _tell_import(result: Mapping[str, Any], in_pairs: bool) -> None:
     out.print(
         f"{counted(result['added'], 'new image')}, {known_in_words(result)}, "
         f"{result['set_aside']} skipped"
         + (f", {counted(result['scored'], 'score')}" if result["scored"] else "")
         + f" (collection “{result['collection']}”)."
     )
-    if damage is not None:
+    if in_pairs:
         made, held, otherwise = (result[k] for k in ("pairs", "held_out", "otherwise"))
         other = f"; {otherwise:,} labelled as something else" if otherwise else ""
         out.print(
@@ -120,11 +129,10 @@ def import_images(
             f"{counted(rewritten, 'file')} had been written again with the same pixels: scores and "
             "tags were carried over."
         )
-    if result["set_aside"]:
+    if result["set_aside"] and result["first_reason"] != result.get("first_unread"):
         out.print(f"Skipped first: {plain(result['first_reason'])}")
     if result["left_out"]:
         out.print(plain(result["left_out"]))
-    return None
 
 
 @app.command("import-embeddings")

@@ -10,7 +10,7 @@ import functools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from tastemaker.importing.sources import (
     read_vector,
 )
 from tastemaker.importing.stopped import stopped_since
-from tastemaker.importing.synthetic import PairCount
+from tastemaker.importing.tally import Tally
 from tastemaker.jobs.context import JobContext
 from tastemaker.pictures import formats
 from tastemaker.pictures.decode_pool import DecodePool
@@ -162,39 +162,6 @@ class Target:
     in_order: bool
     joined: int | None = None  # the collection, if the project had nothing of it before
     since: datetime | None = None  # images since then are those of the run that was stopped
-
-
-@dataclass
-class Tally:
-    """What became of the files so far."""
-
-    added: int = 0
-    kept: int = 0
-    in_project: int = 0
-    in_library: int = 0
-    twice: int = 0
-    skipped: int = 0
-    scored: int = 0
-    rewritten: int = 0
-    paired: PairCount | None = None  # where damaged twins were asked for
-    first_reason: str = ""
-    left_out: str = ""
-    placed: set[int] = field(default_factory=set)  # images of the files so far
-
-    @property
-    def known(self) -> int:
-        """Files whose image was there: by the run that was stopped, in the project, in the library,
-        or by another of them."""
-        return self.kept + self.in_project + self.in_library + self.twice
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "added": self.added, "known": self.known, "kept": self.kept,
-            "in_project": self.in_project,
-            "in_library": self.in_library, "twice": self.twice, "set_aside": self.skipped,
-            "scored": self.scored, "rewritten": self.rewritten, "first_reason": self.first_reason,
-            "left_out": self.left_out,
-        } | (asdict(self.paired) if self.paired is not None else {})  # fmt: skip
 
 
 def _folder_label(job: JobContext, project_id: int) -> FolderLabel | None:
@@ -426,8 +393,7 @@ def _in_project(session: Session, target: Target, image_id: int) -> bool:
 
 
 def _skip(job: JobContext, tally: Tally, file: Skipped) -> None:
-    tally.skipped += 1
-    tally.first_reason = tally.first_reason or f"{Path(file.label).name}: {file.reason}"
+    tally.skip(file)
     job.log(f"skipped {file.label}: {file.reason}")
     with _writing(job) as session:
         images.record_skipped(session, file.label, file.reason, job.claim.job_id)

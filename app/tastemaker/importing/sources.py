@@ -87,10 +87,12 @@ class ImportItem:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that cannot be imported, by what people know it by, and why."""
+    """A file that cannot be imported, by what people know it by, and why. One that `holds_more` is
+    a folder or an archive, in which there may be any number of pictures."""
 
     label: str
     reason: str
+    holds_more: bool = False
 
 
 def find_items(
@@ -134,7 +136,7 @@ def find_items(
                     path, unpack_into / str(next(archives)), roots=() if staged else roots
                 )
             except TastemakerError as error:
-                yield Skipped(name, str(error))
+                yield Skipped(name, str(error), holds_more=True)
                 continue
             for member, reason in content.unwanted:
                 log(f"left out {member}: {reason}")
@@ -180,7 +182,7 @@ def _named_files(
     for place in map(Path, request.paths):
         if not within(place.resolve(), roots):  # was it replaced by a link since?
             seen.unreadable.add(place)
-            yield Skipped(str(place), str(outside(place.name, roots)))
+            yield Skipped(str(place), str(outside(place.name, roots)), holds_more=True)
             continue
         try:
             folder = stat.S_ISDIR(place.stat().st_mode)
@@ -209,6 +211,7 @@ def _not_reached(place: Path, reason: str) -> Skipped:
     return Skipped(
         label,
         f"It cannot be reached: {reason}. What is known of the images in it stays as it is.",
+        holds_more=True,
     )
 
 
