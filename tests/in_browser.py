@@ -139,17 +139,33 @@ def views_by_turns() -> Iterator[tuple[View, ...]]:
     return itertools.cycle((BY_ALL_RULES, BY_ALL_RULES_TOO))
 
 
-def troubles(page: Page, views: Iterable[View] = BY_ALL_RULES + IN_OTHER_COLOURS) -> list[str]:
+# What axe and the styles look at, without the words: two pages with the same differ in nothing that
+# it could find. Addresses, names and numbers are left out.
+SHAPE = r"""() => [...document.querySelectorAll("body *")].map(element => element.tagName +
+  [...element.attributes].map(({ name, value }) =>
+    name + (/^(class|role|type|aria-[^l]|data-)/.test(name) ? value : ""))
+).join(" ").replace(/\d+/g, "")"""
+
+
+def troubles(
+    page: Page,
+    views: Iterable[View] = BY_ALL_RULES + IN_OTHER_COLOURS,
+    known: set[str] | None = None,
+) -> list[str]:
     """What axe finds on the page, and whether it is too wide: in each theme and width, and by all
-    rules once in each theme and in each width."""
+    rules once in each theme and in each width. Of a page of a shape that is among the `known` it is
+    asked only whether it is too wide."""
+    shape, known = page.evaluate(SHAPE), set() if known is None else known
+    is_known = shape in known
+    known.add(shape)
     found = []
     for scheme, size, rules in views:
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size(size)
         at = f"{scheme}, {size['width']}"
         found += [
-            f"{at}: {v['id']}: {n['html'][:160]}" for v in violations(page, rules)
-            for n in v["nodes"]
+            f"{at}: {v['id']}: {n['html'][:160]}"
+            for v in (() if is_known else violations(page, rules)) for n in v["nodes"]
         ]  # fmt: skip
         width = page.evaluate("document.documentElement.scrollWidth")
         if width > size["width"]:

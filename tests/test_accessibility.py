@@ -186,11 +186,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
 
 def wrong_on(chromium: Browser, served: tuple[World, str]) -> list[str]:
     world, address = served
-    wrong = []
+    wrong, known = list[str](), set[str]()
     with browsing(chromium) as page:
         for path, views in zip(pages(world), views_by_turns(), strict=False):
             page.goto(address + path)
-            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views)]
+            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views, known)]
     return wrong
 
 
@@ -228,12 +228,12 @@ def test_every_empty_page_of_a_project_with_classes_is_accessible_and_fits(
 
 
 def wrong_at(chromium: Browser, world: World, paths: Iterable[str]) -> list[str]:
-    wrong = []
+    wrong, known = list[str](), set[str]()
     with serving(world) as address, browsing(chromium) as page:
         for path, views in zip(paths, views_by_turns(), strict=False):
             answer = page.goto(address + path)
             assert answer is not None and answer.ok, path
-            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views)]
+            wrong += [f"{path}: {trouble}" for trouble in troubles(page, views, known)]
     return wrong
 
 
