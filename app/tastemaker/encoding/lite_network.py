@@ -121,9 +121,10 @@ def load(file: str) -> LiteNetwork:
     another network: they bear other names but come in the same order, the classifier last, so they
     are paired by order and every shape is checked."""
     *published, _, _ = torch.load(file, map_location="cpu", weights_only=True).values()
-    network = LiteNetwork()
+    with torch.device("meta"):  # without weights of its own, which would be drawn in vain
+        network = LiteNetwork()
     wanted = network.state_dict()
     if [tensor.shape for tensor in published] != [tensor.shape for tensor in wanted.values()]:
         raise ValueError("the weights are of another network")
-    network.load_state_dict(dict(zip(wanted, published, strict=True)))
+    network.load_state_dict(dict(zip(wanted, published, strict=True)), assign=True)
     return network
