@@ -15,7 +15,7 @@ SCRATCH := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 
 PYTEST := TMPDIR=$(SCRATCH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fast lint test-postgres audit bench soak release kernels browser chromium node postgres exiftool clean
+.PHONY: help run test slow-tests check fast lint test-postgres audit bench soak release kernels browser chromium node postgres exiftool clean
 
 help:
 	@echo "make run     serve the application at http://127.0.0.1:$(PORT)"
@@ -39,6 +39,10 @@ run: $(READY)
 
 test: $(READY) browser node postgres exiftool
 	$(PYTEST) --durations 10
+
+# Once in a while: which tests take long, and are therefore not for `make check`.
+slow-tests: $(READY) browser node postgres exiftool
+	$(PYTEST) --note-slow
 
 # Every test of one process that asks a database, on PostgreSQL instead (tests/on_postgres.py);
 # TESTS names some of them.

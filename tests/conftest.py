@@ -36,12 +36,15 @@ from tastemaker.database import migration, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import CollectionImage, Image, Project
 from tastemaker.jobs.context import JobContext
-from tests import command_line
+from tests import command_line, slow_tests
 from tests import desk as desks
 
 run, jobs_here = command_line.run, command_line.jobs_here  # fixtures
 head, vectors = command_line.head, command_line.vectors
 decoders, desk = desks.decoders, desks.desk
+pytest_addoption = slow_tests.pytest_addoption  # hooks
+pytest_runtest_logreport = slow_tests.pytest_runtest_logreport
+pytest_sessionfinish = slow_tests.pytest_sessionfinish
 
 # Continuous integration tries the same cases every time; at a desk, new ones. A machine with other
 # things to do fails nothing.
@@ -59,10 +62,13 @@ LONG = 20  # seconds: such a test is one that another process should not wait fo
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the sample project, or the program as a process, is not for `make check`. Every
-    process of the run begins with a part of the list: the longest tests are dealt out to the
-    beginnings of the parts, so that no process is left alone with one."""
+    """What needs the sample project, or the program as a process, or takes long, is not for `make
+    check`. Every process of the run begins with a part of the list: the longest tests are dealt out
+    to the beginnings of the parts, so that no process is left alone with one."""
+    slow = slow_tests.known()
     for item in items:
+        if slow_tests.function_of(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.browser)
         if {"sample_home", "tastemaker"} & set(getattr(item, "fixturenames", ())):

@@ -24,6 +24,7 @@ from tastemaker.importing import imports
 from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import linear_head
 from tastemaker.training import retrain
+from tests import slow_tests
 from tests.conftest import work_on
 from tests.desk import request_import
 
@@ -182,3 +183,14 @@ def test_scoring_a_folder_walks_as_the_map_says(tmp_path: Path) -> None:
     with footsteps() as entered:
         filtering.score(folder, model=[str(head)], to=tmp_path / "scores.csv")
     check_walk("d", entered)
+
+
+def test_what_is_left_out_of_the_quick_check_is_there() -> None:
+    """A test that was renamed or taken out is no longer in the list of the slow ones."""
+    listed = [name.split("::") for name in slow_tests.known()]
+    texts = {path: (ROOT / path).read_text() for path in {path for path, *_ in listed}}
+    gone = [
+        test for path, *_, test in listed
+        if not re.search(rf"(?m)^ *def {re.escape(test)}\(", texts[path])
+    ]  # fmt: skip
+    assert listed and not gone
