@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from tastemaker.errors import Invalid, NotTrainable
 from tastemaker.learning import city96, metrics, network, training
@@ -606,7 +607,8 @@ def test_uncertainty_is_the_members_disagreement_and_the_noise():
 @pytest.mark.slow
 @pytest.mark.parametrize("early_stop", [False, True])
 def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_stop, monkeypatch):
-    """Labels are noise: more training can only make the members worse."""
+    """Labels are noise: more training can only make the members worse. Yet what is kept has
+    learned: the rate has risen, and the average of the weights has left the beginning behind."""
     random = np.random.default_rng(1)
     data = labelled(80, truth=lambda v: random.random(len(v)), holdout=0)
     kept = []
@@ -619,6 +621,9 @@ def test_the_final_head_is_kept_at_the_moment_that_its_members_liked_best(early_
     assert [len(learner.left_out) for learner in (first, second)] == [40, 40]
     assert {len(learner.left_out) for learner in moments} == {0}, "the final head sees everything"
     assert 10 * np.abs(fit.oof - data.y).mean() == pytest.approx(inner[-1], abs=0.3)
+    last = fit.loss_curve[-1]["step"]
+    inner = [point["inner"] for point in fit.loss_curve if point["step"] >= 0.15 * last]
+    assert 15 < len(inner) < len(fit.loss_curve)
     best = [i for i in range(len(inner)) if inner[i] <= min(inner[: i + 1])]
     assert len(moments) == (len(best) if early_stop else len(inner))
     assert len(best) < len(inner)
@@ -668,6 +673,25 @@ def test_a_network_gives_an_image_unlike_all_others_the_usual_score(usual):
     strangers = Head(fit.tensors)(random.normal(size=(50, 400)).astype(np.float32))
     assert strangers.mean() == pytest.approx(data.y.mean(), abs=0.03)
     assert fit.by_members.mean() == pytest.approx(data.y.mean(), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "scores, begins_at",
+    [
+        ([0.1, 0.1, 0.1] * 9 + [0.11], special.logit(0.1)),  # one who likes nothing
+        ([0.1, 0.1, 0.5] * 10, special.logit(0.1) / 2),  # it errs half as much as 5
+        ([0.1, 0.1, 0.9] * 10, special.logit(0.1) / 3),
+        ([0.1, 0.9] * 15, 0.0),
+        ([0.1, 0.1, 0.5] * 40, special.logit(0.1) / 2 / 3),  # three times forty labels
+    ],
+)
+def test_a_network_begins_at_the_usual_score_as_far_as_that_errs_less_than_five(scores, begins_at):
+    """It moves there by itself, and would end beyond it where scores differ."""
+    data = labelled(len(scores), features=400, holdout=0, truth=lambda v: np.array(scores))
+    recipe = recipe_named("city96", passes=1, lr=1e-12)
+    fit = fit_by_sgd(data, split_of(data), recipe)
+    centre = Head(fit.tensors)(data.x.mean(axis=0, keepdims=True))
+    assert special.logit(centre[0]) == pytest.approx(begins_at, abs=0.12)
 
 
 def test_an_image_thrown_to_where_the_sigmoid_is_flat_comes_back():

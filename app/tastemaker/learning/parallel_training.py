@@ -27,6 +27,7 @@ class Learner(Protocol):
 
     recipe: Recipe
     left_out: Tensor  # rows of the fold it never sees; the final head has none
+    settled: int  # steps before which it is not worth keeping
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -94,7 +95,7 @@ def train_together(
                 running = [pool.submit(lane.run, start, stop, stopped) for lane in lanes]
                 _watch(running, stopped, report)
                 curve.append(_point(lanes, stop))
-                _keep_the_best(lanes)
+                _keep_the_best(lanes, curve)
                 report(list(curve))
             for member in learners[:-1]:
                 member.keep()
@@ -128,16 +129,17 @@ def _point(lanes: Sequence[Lane], step: int) -> dict[str, float]:
     return {"step": step, "train": 10 * train, "inner": 10 * inner, "lr": rate}
 
 
-def _keep_the_best(lanes: Sequence[Lane]) -> None:
+def _keep_the_best(lanes: Sequence[Lane], curve: Curve) -> None:
     """Let the final head remember its weights if this was the best moment so far, by the members'
-    errors on the folds they left out.
+    errors on the folds they left out. Moments before it has settled do not count: with thirty
+    labels these errors are so uncertain that often the best seemed to be to have learned nothing.
 
     The members themselves are kept as they are at the end. What could stop one earlier? Not the
     fold that will judge it, nor the other members: each has seen that fold, and would hand on what
     it learned there. To keep rows of its own apart for that costs more than it brings, up to 300
     labels (docs/decisions/0017).
     """
-    *members, final = lanes
-    left_out = np.array([member.errors for member in members]).mean(axis=0)
-    if not final.learner.recipe.early_stop or left_out[-1] <= left_out.min():
-        final.learner.keep()
+    final = lanes[-1].learner
+    errors = [point["inner"] for point in curve if point["step"] >= final.settled]
+    if errors and (not final.recipe.early_stop or errors[-1] <= min(errors)):
+        final.keep()

@@ -60,7 +60,8 @@ class Recipe:
     one. (Of a version, what counts is recorded: samples seen, the batch and its rate.) `noise` is
     the standard deviation of what is added to every feature, whose own is 1 on average. `ema` is
     the span of the average of the weights, as a share of the steps; with `early_stop` those weights
-    of the final head count that it had when the members predicted best what they left out. The
+    of the final head count that it had when the members predicted best what they left out, once the
+    rate has risen and that span has passed (at once, if it began with a line). The
     city96 layout is shared out among `subnetworks`, each as much narrower (see `network`). Without
     `folds`, the number of labels says how many there are.
     """

@@ -50,7 +50,7 @@ from tastemaker.learning.network import (
 from tastemaker.learning.parallel_training import train_together
 from tastemaker.learning.prior import Prior, Trust
 from tastemaker.learning.recipes import Curve, Fit, Progress, Recipe, ignore_progress
-from tastemaker.learning.ridge import half_scale, ridge_or_none, to_link
+from tastemaker.learning.ridge import from_link, half_scale, ridge_or_none, to_link
 from tastemaker.learning.subspace import MOST, Subspace, subspace_of
 
 LARGE = 1 << 15  # weights of at least this many numbers are multiplied in the fast format
@@ -59,7 +59,8 @@ FEWEST_PASSES = 3  # through a set so large that the recipe's samples do not go 
 FULL_RATE = 256  # images in a batch from which on the learning rate is that of the recipe
 NOISES = 1 << 22  # random numbers that all noise is cut from
 EDGE, PULL = 6.0, 0.1  # a logit of 6 is 0.025 points short of 10; the loss per unit beyond it
-FEW_TO_BEGIN = 40  # labels up to which a network begins at their usual score
+RISE = 0.05  # of the steps, in which the learning rate rises
+FEW_TO_BEGIN = 40  # labels; of more a network begins nearer to 5
 MOST_LEFT_OUT = 256  # rows of the fold left out that the loss curve is measured on
 
 
@@ -139,13 +140,18 @@ def _spaces(
 
 
 def _level(y: Array, beside: Array | None) -> float:
-    """The logit that labels y (n,) have on average, beyond a line that is there already. A network
-    begins there: an image unlike all labelled ones is near their centre in their dimensions, where
-    it learns little, and would keep the score that it began with. Of more labels it learns more, so
-    it begins nearer to 5: with a hundred it errs less for it (docs/decisions/0034)."""
-    logit = to_link(y, "logit")
-    mean = float(np.mean(logit if beside is None else logit - beside))
-    return mean * min(1.0, FEW_TO_BEGIN / len(y))
+    """The logit at which a network begins. An image unlike all labelled ones is near their centre
+    in their dimensions, where a network learns little, and keeps much of what it began with. The
+    one score for all that errs least on labels y (n,) is their median, beyond a line that is there
+    already. But a network moves there by itself too, and would end beyond it where scores differ.
+    So it begins at that share of the median's logit by which the median errs less than 5 does: most
+    of it for one who gives hardly anything but zeros, little for one who gives all scores. Of more
+    labels it learns more, so it begins nearer to 5 (docs/decisions/0034)."""
+    line = np.zeros(len(y)) if beside is None else beside
+    usual = float(np.median(to_link(y, "logit") - line))
+    without, there = (float(np.abs(from_link(line + at, "logit") - y).mean()) for at in (0, usual))
+    share = max(0.0, 1 - there / without) if without else 0.0
+    return usual * share * min(1.0, FEW_TO_BEGIN / len(y))
 
 
 def _beside(priors: Sequence[Prior], trust: Sequence[Trust]) -> Array | None:
@@ -226,7 +232,7 @@ def largest_rate(recipe: Recipe, batch: int) -> float:
 
 def share_of_rate(step: int, steps: int) -> float:
     """Share of the learning rate: a short linear rise, then half a cosine down to 0."""
-    rise = max(1, steps // 20)
+    rise = max(1, int(RISE * steps))
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
@@ -239,7 +245,9 @@ class BatchLearner:
     """One head in training: float32 weights, their working copy, and where it is.
 
     It learns from `rows` of inputs (n, D) and targets (n,) in 0-1, and leaves out `left_out`.
-    `beside` (n,) are logits of a line that is there already, and to which its own are added.
+    `beside` (n,) are logits of a line that is there already, and to which its own are added. A
+    network that begins with a line may end there; one that begins with nothing has settled once the
+    learning rate has risen and the average of its weights has left the beginning behind.
     """
 
     def __init__(
@@ -272,6 +280,8 @@ class BatchLearner:
             value.requires_grad_()
         self.optimiser = _AdamW(list(weights.values()), recipe)
         self.rate_max = largest_rate(recipe, batch)
+        begun = beside is not None or network.starts_linear
+        self.settled = 0 if begun else min(steps, math.ceil((RISE + recipe.ema) * steps))
         self.kept: dict[str, Array] = {}
 
     def rate(self, step: int) -> float:
@@ -351,6 +361,7 @@ class OneByOne:
         self.random = torch.Generator().manual_seed(seed)
         self.order = batches(torch.from_numpy(rows), 1, self.random)
         self.optimiser = torch.optim.AdamW(self.module.parameters(), lr=recipe.lr)
+        self.settled = 0
         self.kept: Tensors = {}
 
     def rate(self, step: int) -> float:
