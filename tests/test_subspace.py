@@ -48,10 +48,17 @@ def test_more_labels_than_features_leave_the_features_as_they_are():
 @pytest.mark.parametrize("n, features", [(90, 200), (200, 90)])
 def test_of_many_dimensions_those_that_hold_most_are_kept(n, features):
     rows = rows_in(n, features, 60)
-    space = subspace_of(rows, seed=0, most=20)
+    space = subspace_of(rows, seed=0, most=20, narrow=80)
     held = np.square((rows - space.centre) @ space.axes).sum()
     largest = np.square(np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)[:20]).sum()
     assert held == pytest.approx(largest, rel=1e-4)
+
+
+def test_of_many_labels_few_features_are_kept_as_they_are():
+    """The largest 512 dimensions of 1,280 lose what tells a thousand images apart."""
+    assert subspace_of(rows_in(600, 1280, 600), seed=0) == Subspace()
+    assert subspace_of(rows_in(600, 1600, 600), seed=0).axes.shape == (1600, 512)
+    assert subspace_of(rows_in(500, 1280, 500), seed=0).axes is not None, "few labels: their span"
 
 
 def test_all_coordinates_vary_alike_and_by_about_one():
