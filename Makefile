@@ -107,7 +107,7 @@ lint: $(READY)
 bench: $(READY) chromium
 	$(BIN)/python -m bench
 
-# A browser for the tests: Chromium without a window takes a third of the time of the one with all of it
+# A browser for the tests: Chromium without a window opens a page in a quarter of the time of the other
 # (tests/conftest.py). Debian's, else one that is installed, else Playwright's own.
 browser: $(READY)
 	@command -v chromium-headless-shell >/dev/null 2>&1 || test -e $(VENV)/.browser || \

@@ -34,8 +34,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _took[function_of(report.nodeid)] += report.duration
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("--note-slow") and not hasattr(session.config, "workerinput"):
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run that failed or was broken off says nothing of the tests it did not come to."""
+    asked = session.config.getoption("--note-slow") and not hasattr(session.config, "workerinput")
+    if asked and exitstatus == pytest.ExitCode.OK:
         write(_took)
 
 

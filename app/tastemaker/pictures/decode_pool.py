@@ -145,14 +145,19 @@ class _Child:
         except (EOFError, ConnectionResetError) as closed:
             self.end()
             raise _Died from closed
+        except BaseException:  # interrupted amid the answer, whose rest would pass for the next one
+            self.end(at_once=True)
+            raise
         if error is not None:
             raise error
         return result
 
-    def end(self) -> None:
+    def end(self, at_once: bool = False) -> None:
         if self._begun is not None:
             process, ours = self._begun
             self._begun = None
+            if at_once:
+                process.kill()
             with ours, contextlib.suppress(OSError):  # it may be dead
                 ours.send(None)
             process.join()
@@ -179,8 +184,9 @@ def _serve(asked: Connection, memory: int) -> None:
     limit_memory(memory)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     exit_with_parent()
-    while (work := asked.recv()) is not None:
-        asked.send_bytes(_outcome(work))
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone: nobody to tell
+        while (work := asked.recv()) is not None:
+            asked.send_bytes(_outcome(work))
 
 
 def _outcome(work: Callable[[], Any]) -> memoryview:

@@ -30,7 +30,7 @@ from tastemaker.pictures.perceptual import perceptual_hash
 from tastemaker.pictures.png_texts import without_large_texts
 from tastemaker.pictures.raw import may_be_raw, preview
 
-if TYPE_CHECKING:  # what reads the settings would take half of the time that a decoder begins in
+if TYPE_CHECKING:  # what reads the settings would take a third of the time that a decoder begins in
     from tastemaker.config import Settings
 
 THUMB = 320  # long side in pixels, for grids
