@@ -26,6 +26,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from bench import bare
+from bench.browser import installed
 from bench.busy import busy
 from bench.library import make_library, serving
 from bench.web import start_row
@@ -297,7 +298,7 @@ def main(words: list[str] | None = None) -> str:
         with serving(home, 8899) as (url, _, _), sync_playwright() as playwright:
             _live_model(home, project)
             browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+                executable_path=installed(), args=["--no-sandbox", "--disable-gpu"]
             )
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(f"{url}/projects/{project}/score")

@@ -407,6 +407,8 @@ def obey(order: str) -> str:
             pass
     if order == "bug":
         raise ZeroDivisionError
+    if order == "interrupt":
+        os.kill(os.getppid(), signal.SIGUSR1)
     if order == "torch?":
         return str("torch" in sys.modules)
     return order
@@ -440,6 +442,20 @@ def test_a_child_that_died_while_idle_costs_no_file():
         child.hand(os.abort)
         child._begun[0].join()
         assert list(one.map(obey, ["a", "b"])) == [("a", "a"), ("b", "b")]
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one():
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        with DecodePool(1) as one:
+            with pytest.raises(KeyboardInterrupt):
+                list(one.map(obey, ["interrupt"]))
+            assert list(one.map(obey, ["a", "b"])) == [("a", "a"), ("b", "b")]
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
 
 
 @pytest.mark.slow
@@ -508,10 +524,12 @@ if __name__ == "__main__":
 def test_children_end_when_their_parent_is_killed(tmp_path):
     script = pictures.write(tmp_path / "orphanage.py", ORPHANAGE.encode())
     here = Path(__file__).parent.parent
-    parent = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=here,
-        env={**os.environ, "PYTHONPATH": str(here)},
-    )  # fmt: skip
+    told = tmp_path / "told"
+    with told.open("w") as errors:
+        parent = subprocess.Popen(
+            [sys.executable, script], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=here,
+            env={**os.environ, "PYTHONPATH": str(here)},
+        )  # fmt: skip
     children = {int(parent.stdout.readline()) for _ in range(2)}
     watched = [os.pidfd_open(child) for child in children]
     parent.kill()
@@ -528,6 +546,7 @@ def test_children_end_when_their_parent_is_killed(tmp_path):
             ended.add(handle)
             poller.unregister(handle)
     assert ended == set(watched)
+    assert told.read_text() == ""  # a child whose parent is gone has nobody to complain to
 
 
 def test_decoding_is_safe_in_threads():

@@ -1,6 +1,7 @@
 """The pages over HTTP: what they show, what their forms do, and how they say that something is
 wrong."""
 
+import html
 import re
 import threading
 from html.parser import HTMLParser
@@ -120,6 +121,33 @@ def test_many_projects_are_looked_for_by_name_and_a_new_one_is_a_link_away(tmp_p
     none = world.client.get("/", params={"q": "<i>"}).text
     assert "0 of 13 projects" in none and "<i>" not in none and "New project" in none
     assert "Look around first" not in none
+
+
+def test_of_many_projects_some_are_shown_at_once(tmp_path: Path) -> None:
+    world = make_world(tmp_path, images=1)
+    with writing(world.engine) as session:
+        for number in range(50):
+            projects.create(session, f"Series {number:02}")
+
+    def names(page: str) -> list[str]:
+        return re.findall(r'<b class="name" hx-ignore>(.*?)</b>', page)
+
+    def more(page: str) -> str:
+        return html.unescape(re.search(r'href="(/\?[^"]*)" hx-get="\1"', page)[1])
+
+    first = world.client.get("/").text
+    assert len(names(first)) == 24 and "27 more" in first
+    second = world.client.get(more(first)).text
+    assert len(names(second)) == 24 and "3 more" in second and 'href="/">First page' in second
+    alone = world.client.get(more(first), headers={"HX-Request": "true"}).text
+    assert names(alone) == names(second) and "<h1>" not in alone
+    last = world.client.get(more(second)).text
+    assert "That is all of them." in last
+    shown = [*names(first), *names(second), *names(last)]
+    assert len(set(shown)) == len(shown) == 51
+    found = world.client.get("/", params={"q": "series"}).text
+    assert "50 of 51 projects" in found and more(found).startswith("/?q=series&after=")
+    assert names(world.client.get(more(found)).text)[-1] == "Series 47"
 
 
 def test_every_project_says_what_it_needs_next(tmp_path: Path) -> None:

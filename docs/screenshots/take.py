@@ -21,6 +21,7 @@ from PIL import Image as Picture
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import Error as Trouble
 
+from bench.browser import installed
 from docs.screenshots import homes
 
 HERE = Path(__file__).parent
@@ -244,7 +245,7 @@ def main() -> None:
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+                executable_path=installed(), args=["--no-sandbox", "--disable-gpu"]
             )
             for home in dict.fromkeys(shot.home for shot in chosen):
                 prepare(root, home, given.sample)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 
 from tastemaker import embeddings, images, jobs, projects, versions
+from tastemaker.auth.origins import by_htmx
 from tastemaker.auth.permissions import AdminUser, GuardedRoute, ViewerUser
 from tastemaker.config import DEFAULT_ENCODER, Settings
 from tastemaker.database.sessions import reading, writing
@@ -32,6 +34,7 @@ router = APIRouter(route_class=GuardedRoute, include_in_schema=False)
 api = APIRouter(route_class=GuardedRoute, prefix="/api/v1")
 
 ENOUGH_TO_SEARCH = 12  # projects, beyond which they are looked for by name
+AT_ONCE = 24  # projects: each asks for itself, and few people scroll through more
 
 LABELLINGS = {
     "scores": "Scores from 0 to 10: what you like",
@@ -46,9 +49,13 @@ def first(
     request: Request,
     session: ReadSession,
     q: Annotated[str, Query(max_length=80)] = "",
+    after: Annotated[int, Query(ge=0, lt=2**53)] = 0,
 ) -> Response:
-    """The projects; with `q`, those whose name holds each of its words."""
-    return first_page(request, session, wanted=q)
+    """The projects; with `q`, those whose name holds each of its words. Some at once: `after` goes
+    on behind that project, and htmx asks for those alone."""
+    if after and by_htmx(request):
+        return render(request, "projects.html", "more", some_of(session, q, after))
+    return first_page(request, session, wanted=q, after=after)
 
 
 def first_page(
@@ -62,17 +69,12 @@ def first_page(
     labelling: str = "scores",
     classes: str = "",
     wanted: str = "",
+    after: int = 0,
 ) -> Response:
     """With an `error`, the form for a new project comes back as it was filled in."""
-    every = projects.list_all(session)
-    sought = composed(wanted).casefold().split()
-    shown = [one for one in every if all(word in one.name.casefold() for word in sought)]
     return render(
         request, "projects.html", None,
-        shell(session, here="projects") | {
-            "cards": [card(session, project) for project in shown],
-            "wanted": wanted,
-            "searchable": len(every) > ENOUGH_TO_SEARCH,
+        shell(session, here="projects") | some_of(session, wanted, after) | {
             "images": images.count(session),
             "encoders": known_encoders(),
             "name": name,
@@ -211,6 +213,25 @@ def make_sample_project(_: AdminUser, engine: EngineDep, settings: SettingsDep) 
 def the_demo(engine: Engine, settings: Settings) -> Job:
     with writing(engine) as session:
         return unfinished_demo(session) or demo.request_demo(session, settings)
+
+
+def some_of(session: Session, wanted: str, after: int) -> dict[str, Any]:
+    """The cards of the next projects behind `after`, of those whose name holds each word."""
+    every = projects.list_all(session)
+    sought = composed(wanted).casefold().split()
+    found = [one for one in every if all(word in one.name.casefold() for word in sought)]
+    behind = [one for one in found if one.id > after]
+    shown, left = behind[:AT_ONCE], len(behind[AT_ONCE:])
+    further = {"after": shown[-1].id} if left else {}
+    return {
+        "cards": [card(session, project) for project in shown],
+        "wanted": wanted,
+        "found": len(found),
+        "searchable": len(every) > ENOUGH_TO_SEARCH,
+        "after": after,
+        "left": left,
+        "more": urlencode(({"q": wanted} if wanted else {}) | further),
+    }
 
 
 def unfinished_demo(session: Session) -> Job | None:

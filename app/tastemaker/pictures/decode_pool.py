@@ -67,7 +67,8 @@ class DecodePool:
                     child = self._idle.pop()
                     try:
                         running[child.hand(work)] = (child, item)
-                    except BaseException:
+                    except BaseException:  # perhaps interrupted once the work was on its way
+                        child.end(at_once=True)
                         self._idle.append(child)
                         raise
                 if not running:

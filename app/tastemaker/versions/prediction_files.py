@@ -6,19 +6,22 @@ predicted yet.
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from more_itertools import chunked
 from sqlalchemy import Engine
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tastemaker import images, projects, versions
 from tastemaker.database import sessions
+from tastemaker.database.statements import insert_missing
 from tastemaker.database.tables import ClassPrediction, Image, Prediction, Version
 from tastemaker.errors import Conflict, Invalid, TastemakerError
 from tastemaker.files.row_tables import table_bytes
 from tastemaker.scores import classes
-from tastemaker.scores.references import References
+from tastemaker.scores.references import AT_ONCE, References
 from tastemaker.scores.row_files import ENDINGS, check_ending, read_rows, unknown_ending
 
 COLUMNS = {
@@ -87,28 +90,37 @@ def import_predictions(
     rows = read_rows(file)
     if not rows:
         raise Invalid(f"{file.name} holds no row.", "Export predictions to see the columns.")
-    added = 0
     with sessions.writing(engine) as session:
         project = projects.by_name(session, project_name)
         classes.check_scores(project)
         version = versions.by_number(session, project, number)
         references = References(session, file.parent)
-        for row in references.ahead(rows, lambda row: [row.cells.get("sha256")]):
-            try:
-                if row.fault:
-                    raise Invalid(row.fault)
-                prediction = _read(references, version, row.cells)
-            except TastemakerError as error:
-                raise type(error)(
-                    f"{row.where} of {file.name}: {error.message} Nothing was recorded.", error.hint
-                ) from error
-            if session.get(Prediction, (version.id, prediction.image_id)) is None:
-                session.add(prediction)
-                added += 1
+        before = _count(session, version)
+
+        def read() -> Iterator[dict[str, Any]]:
+            for row in references.ahead(rows, lambda row: [row.cells.get("sha256")]):
+                try:
+                    if row.fault:
+                        raise Invalid(row.fault)
+                    yield _read(references, version, row.cells)
+                except TastemakerError as error:
+                    raise type(error)(
+                        f"{row.where} of {file.name}: {error.message} Nothing was recorded.",
+                        error.hint,
+                    ) from error
+
+        for some in chunked(read(), AT_ONCE):
+            insert_missing(session, Prediction, some)
+        added = _count(session, version) - before
     return {"added": added, "there_already": len(rows) - added}
 
 
-def _read(references: References, version: Version, row: dict[str, Any]) -> Prediction:
+def _count(session: Session, version: Version) -> int:
+    return session.exec(select(func.count()).where(Prediction.version_id == version.id)).one()
+
+
+def _read(references: References, version: Version, row: dict[str, Any]) -> dict[str, Any]:
+    """The prediction that a row is, by column."""
     if row.get("model_sha256") != version.sha256:
         raise Conflict(
             f"It was made by another head than {version.number}.",
@@ -116,13 +128,13 @@ def _read(references: References, version: Version, row: dict[str, Any]) -> Pred
         )
     image = references.find(str(row.get("sha256") or ""))
     out_of_fold = row.get("out_of_fold")
-    return Prediction(
-        version_id=version.id,
-        image_id=image.id,
-        score=_share(row.get("aesthetic_score")),
-        out_of_fold=None if out_of_fold in (None, "") else _share(out_of_fold),
-        uncertainty=_share(row.get("uncertainty"), most=math.inf),
-    )
+    return {
+        "version_id": version.id,
+        "image_id": image.id,
+        "score": _share(row.get("aesthetic_score")),
+        "out_of_fold": None if out_of_fold in (None, "") else _share(out_of_fold),
+        "uncertainty": _share(row.get("uncertainty"), most=math.inf),
+    }
 
 
 def _share(text: Any, most: float = 1.0) -> float:
