@@ -21,6 +21,7 @@ from tastemaker.encoding import (
     encoders,
     feature_blocks,
     hub,
+    lite_network,
     networks,
     preprocessing,
     weights,
@@ -216,6 +217,24 @@ def test_the_bundled_network_is_that_of_timm_to_the_last_bit(side):
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
         assert torch.equal(ours(pixels), theirs(pixels))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("side", [224, 96])
+def test_the_network_that_encodes_gives_what_the_published_one_does(monkeypatch, side, at_once):
+    """With what torch has for it and without: another rounding, and nothing else."""
+    if not at_once:
+        monkeypatch.setattr(lite_network, "_at_once", lambda: None)
+    published = efficientnet.load_network().eval()
+    quick = lite_network.folded(published).eval()
+    assert not any(isinstance(module, lite_network.Norm) for module in quick.modules())
+    pixels = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    channels_last = pixels.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = published(pixels)
+        rounding = 4e-6 * float(expected.max())
+        for given in (pixels, channels_last):
+            torch.testing.assert_close(quick(given), expected, rtol=0, atol=rounding)
 
 
 def test_the_bundled_encoder_loads_no_other_networks_and_no_compiler():

@@ -53,11 +53,14 @@ def load_network(spec: EncoderSpec) -> Loaded:
 
 
 def _bundled(spec: EncoderSpec) -> Loaded:
-    network = efficientnet.load_network()
+    from tastemaker.encoding.lite_network import folded
+
+    published = efficientnet.load_network()
+    network = folded(published)
     recipe = feature_blocks.recipe(spec.blocks) if spec.blocks else {}
     views = feature_blocks.views_of(spec.name, spec.blocks, efficientnet.CROP)
     forward = efficientnet.reader(network, spec.blocks)
-    return Loaded(network, network, forward, views, recipe=recipe)
+    return Loaded(network, published, forward, views, recipe=recipe)
 
 
 def _with_blocks(
