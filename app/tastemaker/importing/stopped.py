@@ -21,9 +21,10 @@ def stopped_since(session: Session, job_id: int, request: ImportRequest) -> date
     earlier = select(Job).where(
         Job.kind == "import", Job.project_id == job.project_id, col(Job.id) < job.id
     )
+    newest_first = earlier.order_by(col(Job.id).desc()).execution_options(yield_per=50)
     same = (
         one
-        for one in session.exec(earlier.order_by(col(Job.id).desc()))
+        for one in session.exec(newest_first)
         if tuple(one.payload.get("paths", ())) == request.paths
     )
     before = next(same, None)

@@ -103,7 +103,8 @@ def fit_by_sgd(
             weights = network.begin(recipe, inputs.shape[1], start)
             line = None if beside is None else standard @ beside
             if not network.starts_linear:
-                weights[f"{LAST}.bias"] += _level(y[rows], line if line is None else line[rows]) / 2
+                level = _level(y[rows], line if line is None else line[rows])
+                _begin_at(level, network, weights, inputs.shape[1])
             own = replace(recipe, noise=recipe.noise / spaces[k].unit)
             learners.append(
                 BatchLearner(network, weights, own, steps, batch, inputs, targets, noises, rows,
@@ -137,6 +138,15 @@ def _spaces(
     if len(fold) > MOST:
         return [subspace_of(standard, seed)] * len(learners)
     return [subspace_of(standard[rows], seed + k) for k, (rows, _) in enumerate(learners)]
+
+
+def _begin_at(level: float, network: Network, weights: Weights, features: int) -> None:
+    """Let each subnetwork give that logit at the centre of its inputs, by its last bias. By chance
+    its weights give half a logit to either side there, and every image unlike the labelled ones
+    would be off by that."""
+    by_chance = network.logit(weights, torch.zeros(1, features), None)
+    bias = weights[f"{LAST}.bias"]
+    bias += (level - by_chance).view_as(bias) / 2
 
 
 def _level(y: Array, beside: Array | None) -> float:
