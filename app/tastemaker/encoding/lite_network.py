@@ -100,7 +100,7 @@ def _at_once() -> Callable[..., Tensor] | None:
 class Separable(nn.Module):
     """The block of the first stage: depthwise, then pointwise."""
 
-    PAIRS: ClassVar = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
+    PAIRS: ClassVar = (("conv_dw", "bn1"), ("conv_pw", "bn2"))  # which norm follows which
 
     def __init__(self, inner: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()

@@ -24,8 +24,8 @@ TIMM_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Loaded:
-    """`model` is all of it, `tower` the part that sees pictures, whose weights the fingerprint
-    covers. `forward` computes the vectors of normalised pixels, the `views` of a picture behind one
+    """`model` is what computes, `tower` the part that sees pictures with its weights as they were
+    published, which the fingerprint covers. `forward` computes the vectors of normalised pixels, the `views` of a picture behind one
     another; `read` those of a text, where the network knows words. `recipe` is what the fingerprint
     covers of its blocks, its tiles and its rule for animated files."""
 

@@ -21,6 +21,7 @@ def stopped_since(session: Session, job_id: int, request: ImportRequest) -> date
     earlier = select(Job).where(
         Job.kind == "import", Job.project_id == job.project_id, col(Job.id) < job.id
     )
+    # Some at a time: there may be thousands, and one of the last is mostly the one.
     newest_first = earlier.order_by(col(Job.id).desc()).execution_options(yield_per=50)
     same = (
         one
