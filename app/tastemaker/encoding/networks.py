@@ -25,9 +25,10 @@ TIMM_FILE = "model.safetensors"
 @dataclass(frozen=True)
 class Loaded:
     """`model` is what computes, `tower` the part that sees pictures with its weights as they were
-    published, which the fingerprint covers. `forward` computes the vectors of normalised pixels, the `views` of a picture behind one
-    another; `read` those of a text, where the network knows words. `recipe` is what the fingerprint
-    covers of its blocks, its tiles and its rule for animated files."""
+    published, which the fingerprint covers. `forward` computes the vectors of normalised pixels,
+    the `views` of a picture behind one another; `read` those of a text, where the network knows
+    words. `recipe` is what the fingerprint covers of its blocks, its tiles and its rule for
+    animated files."""
 
     model: "torch.nn.Module"
     tower: "torch.nn.Module"
