@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from tastemaker.encoding.encoder_specs import BUNDLED, parse
 from tastemaker.encoding.encoders import load
@@ -39,6 +40,7 @@ from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import HIDDEN, fold_platt
 from tastemaker.learning.network import City96, tensors_of
 from tastemaker.pictures.pictures import decode
+from tastemaker.processes import ready_to_compute
 from tastemaker.sample.samples import make_sample_library
 
 WIDTH = 768  # of the embeddings: CLIP ViT-L/14
@@ -179,11 +181,10 @@ class Alone:
             processes, context, _get_ready, (paths, context.Barrier(processes))
         )
 
-    def __call__(self) -> tuple[float, float]:
-        """CPU seconds per picture of decoding, and of encoding at the best size of a batch."""
+    def __call__(self) -> NDArray[np.float64]:
+        """CPU seconds per picture of decoding, then of encoding in batches of each size."""
         asked = [self.pool.submit(_decode_and_encode) for _ in range(self.processes)]
-        decoding, *encoding = np.mean([one.result() for one in asked], axis=0)
-        return float(decoding), float(min(encoding))
+        return np.mean([one.result() for one in asked], axis=0)
 
 
 SIZES = (1, 2, 4, 8, 16)  # of batches
@@ -192,7 +193,7 @@ _kept: tuple[list[Path], Any, Any] | None = None
 
 def _get_ready(paths: list[Path], together: Any) -> None:
     global _kept
-    torch.set_num_threads(1)
+    ready_to_compute(1)
     _kept = paths, load(parse(BUNDLED)), together
 
 
@@ -215,6 +216,7 @@ def _decode_and_encode() -> list[float]:
 def pictures(folder: Path, count: int, rounds: int) -> None:
     """A folder through `score_source`, beside the cost of each picture alone."""
     samples = make_sample_library(folder / "pictures", count)
+    ready_to_compute()
     encoder, threads = load(parse(BUNDLED)), torch.get_num_threads()
     about = {"encoder": BUNDLED, "encoder_fingerprint": encoder.fingerprint}
     model = Scorer(make_model(folder, encoder.dim, about))
@@ -232,7 +234,9 @@ def pictures(folder: Path, count: int, rounds: int) -> None:
     for _ in range(rounds):
         runs.append(whole())
         costs.append(alone())
-    beside = np.array([np.mean(pair, axis=0) for pair in pairwise(costs)])  # of each round
+    # The best size is that of all rounds: the least of each round would be one that noise favours.
+    best = 1 + int(np.argmin(np.median(costs, axis=0)[1:]))
+    beside = np.array([np.mean(pair, axis=0)[[0, best]] for pair in pairwise(costs)])
     wall, cpu = np.transpose(runs)
     limit = threads / beside.sum(1)
     shares = 1 / wall / limit

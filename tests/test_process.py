@@ -169,3 +169,35 @@ def test_a_server_multiplies_in_one_thread() -> None:
     with threadpool_limits(2):  # and whatever it was, afterwards
         one_thread_for_products()
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+
+
+# In a thread, as the lanes of an encoder are, blocks above what glibc ever holds back by itself.
+FAULTS = """
+import resource, sys, threading
+from tastemaker.processes.systems import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+found = []
+def work():
+    for _ in range(2):  # the first time they are taken
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(20):
+            bytearray(40_000_000)
+    found.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(found[0])
+"""
+
+
+def test_what_a_network_frees_is_there_for_its_next_batch() -> None:
+    """Page faults of twenty tensors of 40 MB."""
+    counts = {
+        way: int(subprocess.run(
+            [sys.executable, "-c", FAULTS, way], capture_output=True, text=True, timeout=60,
+            check=True,
+        ).stdout)
+        for way in ("keep", "leave")
+    }  # fmt: skip
+    assert counts["keep"] < 1000 < 50_000 < counts["leave"]

@@ -34,6 +34,7 @@ from tastemaker.errors import BadImage, Conflict, Invalid, NotFound
 from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import download_of, portions
 from tastemaker.pictures.pictures import KnownPicture, Limits
+from tastemaker.processes import ready_to_compute
 
 CHUNK = 64  # vectors written in one transaction: what a crash can cost
 CHUNK_SECONDS = 10.0  # or those of so long, if they are fewer
@@ -257,9 +258,7 @@ def embed_project(
 
 def load_for(job: JobContext, name: str) -> tuple[Encoder, EncoderRow]:
     """An encoder, ready to embed with, and its row. Raises `EncoderUnavailable`, `Invalid`."""
-    import torch
-
-    torch.set_num_threads(job.settings.torch_threads or torch.get_num_threads())
+    ready_to_compute(job.settings.torch_threads)
     job.stage(f"Loading the encoder {name}")
     with downloads.reported_to(download_of(job, name)):
         encoder = load(parse(name))

@@ -164,8 +164,6 @@ def score(
                                  param_hint="--pass")  # fmt: skip
     way, into = chosen_way(copy, symlink, move)
 
-    import torch
-
     from tastemaker.encoding.embedding_folders import EmbeddingFolder
     from tastemaker.files import placing, require_writable, write_atomic
     from tastemaker.filtering import losses, parts, score_sheets, score_tables, sources
@@ -177,6 +175,7 @@ def score(
     from tastemaker.filtering.router import load_model
     from tastemaker.filtering.scorer import Precision
     from tastemaker.pictures.pictures import Limits
+    from tastemaker.processes import ready_to_compute
 
     path = source if isinstance(source, Path) else None  # None: it lies on another machine
     if path is not None:
@@ -220,8 +219,7 @@ def score(
     given = path if path is not None else open_source(source, settings.min_free_gb)
     if isinstance(given, RemoteSource) and given.of_embeddings and embeddings_out is not None:
         raise typer.BadParameter(ALREADY, param_hint="--embeddings-out")
-    if settings.torch_threads:
-        torch.set_num_threads(settings.torch_threads)
+    ready_to_compute(settings.torch_threads)
     limits, scorers = Limits.of(settings).anywhere(), []
     for named in model:
         scorers.append(load_model(

@@ -375,8 +375,6 @@ def embed(
 
 def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) -> None:
     """Write the embeddings of the pictures of a source, in their order."""
-    import torch
-
     from tastemaker.encoding.embedding_files import write_embeddings
     from tastemaker.encoding.encode_files import Source, embed_files
     from tastemaker.encoding.encoder_specs import parse
@@ -385,13 +383,13 @@ def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) 
     from tastemaker.filtering.every_picture import every_picture
     from tastemaker.filtering.losses import ErrorCount
     from tastemaker.pictures.pictures import Limits
+    from tastemaker.processes import ready_to_compute
 
     if to.suffix.lower() != ".npz":
         raise Invalid(f"{to.name} is no .npz.", "Name the file to write like embeddings.npz.")
     require_writable(to)
     settings = Settings()
-    if settings.torch_threads:
-        torch.set_num_threads(settings.torch_threads)
+    ready_to_compute(settings.torch_threads)
     vectors: dict[int, Any] = {}
     names: list[str] = []
     limits = Limits.of(settings).anywhere()

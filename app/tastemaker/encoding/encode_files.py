@@ -75,7 +75,7 @@ def embed_files(
     lanes = lanes or (threads if on_cpu else os.cpu_count() or 1)
     if isinstance(paths, Sized):
         lanes = min(lanes, max(1, len(paths)))
-    candidates = (batch,) if batch else (1, 2, 4, 8, 16) if on_cpu else (8, 32, 128)
+    candidates = (batch,) if batch else (1, 2, 4, 8) if on_cpu else (8, 32, 128)
     # A lane computes on its own thread: how long others kept it from that says nothing of a size.
     sizes = _BatchSize(candidates, time.thread_time if on_cpu else time.perf_counter)
     waiting = iter(enumerate(paths))
@@ -142,8 +142,9 @@ class _BatchSize:
     """Finds, on the real data, the batch size with the least time per picture, then keeps it.
 
     The candidates are tried from the smallest up, until one is clearly worse than the best so far:
-    batches that outgrow the cache only get slower. Each is timed twice (the first run of a shape
-    also pays for its set-up) and judged by its best. Shared by the lanes, hence the lock.
+    batches that outgrow the cache only get slower, and take memory while they are tried. Each is
+    timed twice (the first run of a shape also pays for its set-up) and judged by its best. Shared
+    by the lanes, hence the lock.
     """
 
     TRIES = 2

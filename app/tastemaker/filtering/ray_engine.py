@@ -34,6 +34,7 @@ from tastemaker.filtering.scorer import Scorer
 from tastemaker.filtering.sources import Archive, Pictures, Rows, Tell
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.router_files import MANIFEST as MANIFEST_OF_ROUTER
+from tastemaker.processes import ready_to_compute
 
 AT_ONCE = 4096  # parts that are handed to Ray in one go, so that a source may be of any length
 PORT, CLIENT_PORT = 6379, 10001
@@ -178,13 +179,12 @@ class PartWriter:
     def __init__(self, sent: list[Any]) -> None:
         """`sent` refers to the one `_Packed` of the run, which may be large."""
         import ray
-        import torch
 
         packed: _Packed = ray.get(sent[0])
         self._fault = _why_unfit(packed)
         self._terms = packed.terms
         if self._fault is None:
-            torch.set_num_threads(packed.cores)
+            ready_to_compute(packed.cores)
             try:
                 with tempfile.TemporaryDirectory(prefix="tastemaker-heads-") as folder:
                     self._panel = packed.panel(Path(folder))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from tastemaker.processes.systems import be_nice, die_at_once
+from tastemaker.processes.systems import be_nice, die_at_once, keep_freed_memory
 
 NICENESS = 5  # people wait for the web process first, then for the live model, last for a job
 JOB_NICENESS = 10
@@ -62,6 +62,15 @@ def one_thread_for_products() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+
+
+def ready_to_compute(threads: int = 0) -> None:
+    """Let this process compute with torch, in so many threads (0: as many as torch takes), and keep
+    the memory for it."""
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(threads or torch.get_num_threads())
 
 
 def exit_with_parent() -> None:

@@ -32,6 +32,7 @@ from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.checkpoints import sidecar_path
 from tastemaker.learning.metrics import histogram, histogram_of_predictions, summary
 from tastemaker.learning.version_metrics import LabelMetrics, StoredRecipe, VersionMetrics
+from tastemaker.processes import ready_to_compute
 from tastemaker.publishing.compatibility import check_compatible
 from tastemaker.publishing.foreign_files import ForeignHead, read_foreign_head
 from tastemaker.versions import predictions, publication
@@ -239,11 +240,9 @@ def _predict(
     settings: Settings, head: ForeignHead, x: NDArray[np.float16], report: Progress
 ) -> NDArray[np.float32]:
     """(N,) what the head gives every embedded image, as one score in [0, 1] each."""
-    import torch
-
     from tastemaker.learning.heads import Head, as_score
 
-    torch.set_num_threads(settings.torch_threads or torch.get_num_threads())
+    ready_to_compute(settings.torch_threads)
     scorer = Head(head.tensors())
     predicted = np.empty(len(x), np.float32)
     report.stage("Scoring every image", len(x))

@@ -33,6 +33,7 @@ from tastemaker.jobs.context import JobContext
 from tastemaker.jobs.progress import Progress, Silent
 from tastemaker.learning.recipes import Curve, recipe_named
 from tastemaker.learning.version_metrics import LossCurve, StoredRecipe
+from tastemaker.processes import ready_to_compute
 from tastemaker.scores import answers, classes
 from tastemaker.scores.answers import Answer
 from tastemaker.training import learners
@@ -113,10 +114,8 @@ def train_and_publish(
     report: Progress | None = None,
 ) -> Version:
     """Train as requested, judge the result, and publish it. Raises `NotTrainable`."""
-    import torch
-
     report = report or Silent()
-    torch.set_num_threads(settings.torch_threads or torch.get_num_threads())
+    ready_to_compute(settings.torch_threads)
     version = _freeze(transactions, request, report)
     if version.state == "ready":
         return version
