@@ -55,6 +55,7 @@ class ResolvedFilter:
     kinds: ClassList | None = None
     classified: Classified | None = None
     ignores_case: bool = field(default=True)  # whether LIKE does, of itself
+    other_names: bool = field(default=True)  # whether the second name of any image matches
 
     @property
     def by_live(self) -> bool:
@@ -92,6 +93,8 @@ def resolve(
     # What was taken out is shown wherever it came from.
     if wanted.collection is None and not wanted.removed:
         mine = collections_of(session, project.id, wanted.role)
+    ignores_case = session.get_bind().dialect.name == "sqlite"
+    other = select(ImageName.image_id).where(_contains(ImageName.name, wanted.name, ignores_case))
     return ResolvedFilter(
         project_id=project.id,
         filter=wanted,
@@ -101,7 +104,8 @@ def resolve(
         source_group=group,
         kinds=classes.of_project(session, project),
         classified=classifiers.find(session, wanted.classified) if wanted.classified else None,
-        ignores_case=session.get_bind().dialect.name == "sqlite",
+        ignores_case=ignores_case,
+        other_names=bool(wanted.name) and session.exec(other.limit(1)).first() is not None,
     )
 
 
@@ -278,18 +282,23 @@ def _range(column: Any, low: float | None, high: float | None) -> list[Any]:
 
 
 def name_like(resolved: ResolvedFilter, image: Any) -> Any:
-    """One of its names contains these letters, large or small (SQLite's LIKE folds ASCII by itself,
-    and without a call of `lower` per row)."""
-    text = resolved.filter.name
+    """One of its names contains these letters. Its other names are looked up for every image, which
+    takes as long as all the rest: not where no other name matches at all."""
+    text, ignores_case = resolved.filter.name, resolved.ignores_case
+    first = _contains(image.name, text, ignores_case)
+    if not resolved.other_names:
+        return first
+    others = select(ImageName.image_id).where(_contains(ImageName.name, text, ignores_case))
+    return first | col(image.id).in_(others)
+
+
+def _contains(name: Any, text: str, ignores_case: bool) -> Any:
+    """Large or small letters: SQLite's LIKE folds ASCII by itself, and without a call of `lower`
+    per row."""
     for special in "\\%_":
         text = text.replace(special, "\\" + special)
-
-    def contains(name: Any) -> Any:
-        like = col(name).like if resolved.ignores_case else col(name).ilike
-        return like(f"%{text}%", escape="\\")
-
-    others = select(ImageName.image_id).where(contains(ImageName.name))
-    return contains(image.name) | col(image.id).in_(others)
+    like = col(name).like if ignores_case else col(name).ilike
+    return like(f"%{text}%", escape="\\")
 
 
 # --- where to begin ------------------------------------------------------------------------------
