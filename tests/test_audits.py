@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tastemaker.database.tables import (
     Prediction,
     ScoreEvent,
     Slice,
+    Tag,
     VersionLabel,
 )
 from tastemaker.database.tables import TestRun as TestRunRow
@@ -47,6 +49,8 @@ from tastemaker.publishing import card_blocks, exports, model_card
 from tastemaker.versions import deletion
 from tests.command_line import Run, fails
 from tests.conftest import made_once
+from tests.pictures import encoded
+from tests.test_shards import tarred, zipped
 
 TERMS = Terms(cut=0.6, good_from=6, seed=1)
 
@@ -527,6 +531,56 @@ def test_a_promise_names_the_version_that_learned_from_what_was_left_out(
     found = replace(report.findings, holds=False, doubt="", found_cut=FoundCut(0.85, 30))
     told_of = audit_reports.stricter(replace(report, findings=found))
     assert f"at least 90 % of those of the 30 kept {whom} (95 % confidence)" in told_of
+
+
+def test_a_table_of_archives_is_audited_by_the_pictures_that_were_drawn_from_them(
+    home: Trained, tmp_path: Path
+) -> None:
+    content = [encoded(drawn(number).resize((48, 32))) for number in range(60)]
+    folder, names, packed = tmp_path / "shards", list[str](), list[tuple[str, dict[str, bytes]]]()
+    packed.append(("in/00000.tar", {f"{n:04}.png": content[n] for n in range(20)}))
+    packed.append(("in/00001.tar", {f"deep/{n:04}.png": content[n] for n in range(20, 40)}))
+    packed.append(("more.zip", {f"{n:04}.png": content[n] for n in range(40, 60)}))
+    for shard, members in packed:
+        (zipped if shard.endswith("zip") else tarred)(folder / shard, members | {"a.txt": b"cap"})
+        names += [f"{shard}/{member}" for member in members]
+    (folder / "in" / "00002.tar").write_bytes(b"not an archive" * 100)
+    broken = ["in/00002.tar/0001.png", "in/00000.tar/9999.png", "gone.tar/0001.png"]
+    table = table_of(home, tmp_path / "t.parquet", [*names, *broken])
+    with pytest.raises(NotFound, match=r"None of the pictures of t\.parquet is there"):
+        begin(home, table=table, root=tmp_path / "elsewhere" / "deep")
+    audit = begin(home, table=table, root=folder)
+    assert draw(home, audit)["kept"] == 63
+    report = told(home, audit)
+    assert (report.drawn, report.audit.population["unreadable"]) == (60, 3)
+    with sessions.reading(home.engine) as session:
+        mine = select(Image).join(AuditImage, col(AuditImage.image_id) == Image.id)
+        images = session.exec(mine.where(AuditImage.audit_id == audit)).all()
+        assert {image.sha256 for image in images} == {sha256(each).hexdigest() for each in content}
+        assert {image.name for image in images} >= {"0000.png", "0020.png", "0059.png"}
+        assert not session.exec(select(Tag.tag).where(col(Tag.tag).contains("tar"))).all()
+    assert not list(home.settings.incoming.iterdir()), "what was taken out stays in the store alone"
+    (folder / "more.zip").unlink()
+    again = begin(home, table=table, root=folder)
+    assert draw(home, again)["kept"] == 63, "those of the zip cannot be had"
+    assert told(home, again).drawn == 40
+    answer(home, audit, 60, good=True)
+    assert "Kept 63: at least" in audit_reports.promise(told(home, audit))
+
+
+def test_an_archive_outside_of_the_folders_that_may_be_read_is_not_looked_into(
+    home: Trained, tmp_path: Path
+) -> None:
+    members = {f"{n:04}.png": encoded(drawn(n).resize((48, 32))) for n in range(40)}
+    inside, secret = tmp_path / "inside", tmp_path / "secret"
+    tarred(secret / "s.tar", members)
+    inside.mkdir()
+    table = table_of(home, inside / "t.parquet", [f"{secret}/s.tar/{name}" for name in members])
+    audit = begin(home, table=table)
+    home.settings.import_roots = str(inside)
+    vars(home.settings).pop("roots", None)  # as a worker that is started with it
+    with pytest.raises(Invalid, match="None of the 40 drawn pictures could be found"):
+        draw(home, audit)
 
 
 def test_a_table_of_what_the_version_learned_from_is_no_audit(

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,38 @@ def test_a_parquet_file_is_scored_under_its_own_paths(
     rows = scored(tmp_path / "x.parquet", model)
     assert rows["path"].to_pylist() == (paths if name else [str(n) for n in range(len(x))])
     assert np.abs(rows["aesthetic_score"].to_numpy() - forward(tensors, x)).max() < 1e-5
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_else_a_parquet_file_tells_of_its_rows_goes_with_them(
+    tmp_path: Path, model: Scorer, x: np.ndarray
+) -> None:
+    """Text, numbers and times; no pictures, no other lists, and nothing in the place of a score."""
+    count = len(x)
+    urls = [f"https://a.example/{number}" for number in range(count)]
+    vectors = {"embedding": lists(x)}
+    apart = {f"emb_{place}": x[:, place] for place in range(x.shape[1])}
+    told = {
+        "url": urls, "caption": [None, *["=a cat"] * (count - 1)], "width": range(count),
+        "licence": pa.array(["by"] * count).dictionary_encode(),
+        "at": [datetime(2026, 1, 1, tzinfo=UTC)] * count, "percent": range(count),
+        "png": [b"PNG"] * count, "boxes": [[1, 2]] * count, "about": [{"a": 1}] * count,
+    }  # fmt: skip
+    for columns in (told | vectors, told | apart):
+        pq.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=190)
+        got = scored(tmp_path / "x.parquet", model)
+        own = ["path", "aesthetic_score", "percent"]
+        assert got.column_names == [*own, "url", "caption", "width", "licence", "at"]
+        assert (got["url"].to_pylist(), got["width"].to_pylist()) == (urls, [*range(count)])
+        assert got["percent"].to_pylist()[:9] != [*range(9)]
+        for form in ("parquet", "csv", "jsonl"):
+            rows = score_source(tmp_path / "x.parquet", model)
+            assert write(tmp_path / f"o.{form}", rows, {"model": "m"}) == count
+    assert pq.read_table(tmp_path / "o.parquet").equals(got)
+    rows = list(csv.DictReader((tmp_path / "o.csv").open(newline="")))
+    assert (rows[0]["caption"], rows[1]["caption"]) == ("", "'=a cat")
+    line = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])
+    assert (line["url"], line["licence"]) == (urls[-1], "by")
 
 
 def test_of_several_columns_of_lists_the_one_called_embedding_is_scored(

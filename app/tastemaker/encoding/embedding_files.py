@@ -1,7 +1,8 @@
 """Files of embeddings made elsewhere: `.npy`, `.npz` and `.parquet`, read block by block.
 
 Whatever the size of the file, memory holds one block. Rows have paths: those of a column `path` or
-`image_path`, else their numbers from 0.
+`image_path`, else their numbers from 0. What else a Parquet file tells of a row (its URL, its
+caption) goes with it.
 """
 
 import io
@@ -294,6 +295,11 @@ def _open_parquet(source: Path) -> Embeddings:
         raise Invalid(f"{source.name} holds no embedding in its column “{column}”.")
     names = file.schema_arrow.names
     path = next((name for name in PATH_COLUMNS if name in names), None)
+    beside = [
+        field.name
+        for field in file.schema_arrow
+        if field.name not in {*single, column, "path"} and _goes_along(field.type)
+    ]
 
     def read(first: int) -> Iterator[Block]:
         groups, start = _groups_from(file, first)
@@ -301,16 +307,17 @@ def _open_parquet(source: Path) -> Embeddings:
 
     def every(groups: range, start: int) -> Iterator[Block]:
         try:
-            wanted = [*(single or [column]), *([path] if path else [])]
+            wanted = [*(single or [column]), *([path] if path else []), *beside]
             for batch in file.iter_batches(BLOCK, row_groups=groups, columns=wanted):
                 paths = _row_numbers(start, start + len(batch))
                 if path is not None:
                     paths = pc.coalesce(_as_text(batch[path]), paths)
+                told = pa.table({name: _plain(batch[name]) for name in beside}) if beside else None
                 if single:
                     each = [batch[name].to_numpy(zero_copy_only=False) for name in single]
-                    yield paths, np.stack(each, axis=1), None
+                    yield paths, np.stack(each, axis=1), told
                 else:
-                    yield paths, _vectors(batch[column], dim, source, start), None
+                    yield paths, _vectors(batch[column], dim, source, start), told
                 start += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise Invalid(f"{source.name} is damaged after row {start}.") from error
@@ -375,6 +382,28 @@ def _is_vector(kind: Any) -> bool:
     types = pa.types
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     return bool(is_list and types.is_floating(kind.value_type))
+
+
+def _goes_along(kind: Any) -> bool:
+    """Whether a column can stand in a table of scores: text, numbers, times; no lists, no bytes of
+    pictures."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (types.is_nested(kind) or _is_binary(kind) or types.is_null(kind))
+
+
+def _is_binary(kind: Any) -> bool:
+    types = pa.types
+    checks = (
+        types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view,
+    )  # fmt: skip
+    return any(check(kind) for check in checks)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Not as numbers of a dictionary, which is another one in each block."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _first_length(file: pq.ParquetFile, column: str) -> int | None:

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from tastemaker.files import (
     write_atomic,
 )
 from tastemaker.files.json_text import json_text
+from tastemaker.filtering.shards import Named, is_shard
 from tastemaker.scores.references import References
 
 if TYPE_CHECKING:  # imported where it is used: it takes long, and few audits are of tables
@@ -98,6 +99,17 @@ def picture_file(path: str, root: Path) -> Path | None:
     for place in (typed,) if typed.is_absolute() else (root / typed, root.parent / typed):
         if "\0" not in path and is_file(place):
             return place.resolve()
+    return None
+
+
+def picture_archive(path: str, root: Path) -> Named | None:
+    """The archive of a row that was scored in one (“00017.tar/cat.jpg”), as rows call it and where
+    it lies: in `root`, or beside it."""
+    parts = PurePosixPath(path).parts
+    for end in range(1, len(parts)):
+        name = PurePosixPath(*parts[:end])
+        if is_shard(name) and (archive := picture_file(str(name), root)) is not None:
+            return str(name), archive
     return None
 
 

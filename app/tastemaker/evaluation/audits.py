@@ -37,7 +37,13 @@ from tastemaker.database.tables import (
 from tastemaker.database.tables.audits import AuditPopulation
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.evaluation import test_runs
-from tastemaker.evaluation.audit_tables import ScoredTable, known_image, picture_file, read_table
+from tastemaker.evaluation.audit_tables import (
+    ScoredTable,
+    known_image,
+    picture_archive,
+    picture_file,
+    read_table,
+)
 from tastemaker.files.percentages import percent
 from tastemaker.files.roots import outside, within
 from tastemaker.learning import audits
@@ -319,7 +325,8 @@ def _of_table(
     drawn = audits.draw(table.scores, audit.cut, audit.seed, audit.share_below)[:SAMPLE]
     named = table.paths(drawn)
     if not any(
-        picture_file(name, beside) or known_image(references, name) for name in named.values()
+        picture_file(name, beside) or picture_archive(name, beside) or known_image(references, name)
+        for name in named.values()
     ):
         raise NotFound(
             f"None of the pictures of {path.name} is there, such as “{named[drawn[0]]}”.",
