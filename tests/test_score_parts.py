@@ -117,6 +117,23 @@ def test_twenty_stops_at_random_places_give_the_rows_of_one_run(
     assert sum(part["rows"] for part in told["parts"]) == 204
 
 
+def test_files_of_embeddings_are_done_in_parts_as_one(
+    tmp_path: Path, scorer: Scorer, source: Path
+) -> None:
+    """A part goes over the end of a file; one file that was made again makes all of them anew."""
+    x, folder = np.load(source), tmp_path / "in"
+    folder.mkdir()
+    for number, rows in enumerate(np.split(x, [47, 99])):
+        np.save(folder / f"{number}.npy", rows)
+    made = written(folder, scorer, tmp_path / "out")
+    whole = pa.concat_tables(score_source(folder, scorer))
+    assert rows_of(tmp_path / "out").equals(whole) and len(made.parts) == 7
+    assert written(folder, scorer, tmp_path / "out").kept == 7
+    np.save(folder / "1.npy", x[47:99] + 1)
+    assert written(folder, scorer, tmp_path / "out").kept == 0
+    assert not rows_of(tmp_path / "out").equals(whole)
+
+
 def test_what_is_done_is_not_done_again_and_what_changed_is_replaced(
     tmp_path: Path, source: Path, scorer: Scorer
 ) -> None:

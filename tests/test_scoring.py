@@ -24,7 +24,7 @@ from tastemaker.encoding.encoder_specs import BUNDLED
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.filtering.score_tables import as_dicts, best, table, within, write
 from tastemaker.filtering.scorer import Scorer
-from tastemaker.filtering.sources import score_source
+from tastemaker.filtering.sources import embeddings_in, score_source
 from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import layout
 from tests import pictures
@@ -167,6 +167,78 @@ def test_what_else_a_parquet_file_tells_of_its_rows_goes_with_them(
     assert (rows[0]["caption"], rows[1]["caption"]) == ("", "'=a cat")
     line = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])
     assert (line["url"], line["licence"]) == (urls[-1], "by")
+
+
+def as_files(folder: Path, x: np.ndarray) -> list[str]:
+    """The rows in three files of three kinds, in folders; what they are called."""
+    (folder / "b").mkdir(parents=True)
+    np.save(folder / "a-2.npy", x[:130])
+    np.savez(folder / "a-10.npz", embeddings=x[130:300], paths=[f"p/{n}.jpg" for n in range(170)])
+    rest = x[300:]
+    told = {"embedding": lists(rest), "url": [f"u{n}" for n in range(len(rest))]}
+    pq.write_table(pa.table(told), folder / "b" / "c.parquet", row_group_size=90)
+    return [
+        *(f"a-2.npy/{n}" for n in range(130)), *(f"p/{n}.jpg" for n in range(170)),
+        *(f"b/c.parquet/{n}" for n in range(len(rest))),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_files_of_embeddings_in_a_folder_are_scored_as_one(
+    tmp_path: Path, model: Scorer, x: np.ndarray
+) -> None:
+    """In the order of their names, 2 before 10; a row is called by its path, or by its file."""
+    names = as_files(tmp_path / "in", x)
+    (tmp_path / "in" / "note.txt").write_text("beside")
+    alone = scored(saved(tmp_path / "x.npy", x), model)
+    got = scored(tmp_path / "in", model)
+    assert got["path"].to_pylist() == names
+    assert np.allclose(got["aesthetic_score"], alone["aesthetic_score"], atol=1e-6)
+    assert got["url"].to_pylist() == [None] * 300 + [f"u{n}" for n in range(len(x) - 300)]
+    for start in (0, 129, 130, 250, 300, 433):
+        opened = embeddings_in(tmp_path / "in")
+        assert opened is not None
+        rest = [(paths.to_pylist(), rows) for paths, rows, _ in opened.read(start)]
+        assert [name for paths, _ in rest for name in paths] == names[start:]
+        assert np.array_equal(np.concatenate([rows for _, rows in rest]), x[start:])
+
+
+def test_files_of_embeddings_are_named_by_a_pattern(
+    tmp_path: Path, model: Scorer, x: np.ndarray
+) -> None:
+    for number in range(8, 12):
+        np.save(tmp_path / f"part-{number:02}.npy", x[10 * number : 10 * number + 10])
+    got = scored(tmp_path / "part-{08..10}.npy", model)
+    assert got["path"].to_pylist()[9:11] == ["part-08.npy/9", "part-09.npy/0"]
+    assert len(got) == 30 and len(scored(tmp_path / "part-*.npy", model)) == 40
+    with pytest.raises(NotFound, match=r"no file .*part-12\.npy"):
+        scored(tmp_path / "part-{08..12}.npy", model)
+    (tmp_path / "part-x.tar").write_bytes(b"")
+    with pytest.raises(Invalid, match=r"archives \(.*\) or files of embeddings .* not both"):
+        scored(tmp_path / "part-*", model)
+
+
+@pytest.mark.parametrize("wrong", ["width", "damaged", "no vectors", "encoder", "columns"])
+def test_files_of_embeddings_that_do_not_belong_together_are_refused(
+    tmp_path: Path, model: Scorer, x: np.ndarray, wrong: str
+) -> None:
+    vectors = {"embedding": lists(x[:9])}
+    pq.write_table(pa.table(vectors | {"n": range(9)}), tmp_path / "a.parquet")
+    other, sentence = {
+        "width": ({"embedding": lists(x[:9, :5])}, r"b\.parquet holds vectors of 5 values, those"),
+        "damaged": (vectors, r"^b\.parquet is "),
+        "no vectors": ({"score": [0.5]}, r"^b\.parquet has no column of embeddings"),
+        "encoder": (vectors, r"a\.parquet and b\.parquet do not say the same encoder"),
+        "columns": (vectors | {"n": ["a word"] * 9}, "columns of the files do not fit each other"),
+    }[wrong]  # fmt: skip
+    table = pa.table(other)
+    if wrong == "encoder":
+        table = table.replace_schema_metadata({"encoder": "another"})
+    pq.write_table(table, tmp_path / "b.parquet")
+    if wrong == "damaged":
+        (tmp_path / "b.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-9])
+    with pytest.raises(Invalid, match=sentence):
+        score_source(tmp_path, model)
 
 
 def test_of_several_columns_of_lists_the_one_called_embedding_is_scored(

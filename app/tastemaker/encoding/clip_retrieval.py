@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tastemaker.encoding.embedding_files import PATH_COLUMNS, Block, Embeddings, open_embeddings
+from tastemaker.encoding.embedding_shards import fitted, unified
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
 
@@ -59,11 +60,7 @@ def fitting(shards: Iterable[Heads], folder: str) -> pa.Schema:
             "Bring back its metadata file, or take the vectors out of the folder.",
         )
     told = [shard.told.schema.to_arrow_schema() for shard in known if shard.told is not None]
-    try:
-        return pa.unify_schemas([pa.schema([]), *told], promote_options="permissive")
-    except pa.ArrowException as error:
-        reason = str(error).rstrip(".")
-        raise Invalid(f"The metadata of {folder} do not fit each other: {reason}.") from error
+    return unified(told, f"The metadata of {folder} do")
 
 
 def is_layout(folder: Path) -> bool:
@@ -145,7 +142,7 @@ def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Blo
             if name is not None and _is_text(rows.schema.field(name).type):
                 named = rows[name].cast(pa.string()).combine_chunks()
                 paths = pc.coalesce(named, plain)
-            yield paths, x, _fitted(rows, schema, shard.vectors.name)
+            yield paths, x, fitted(rows, schema, f"The metadata beside {shard.vectors.name} do")
         first = 0
 
 
@@ -155,23 +152,6 @@ def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if types.is_dictionary(kind) else kind
     checks = (types.is_string, types.is_large_string, types.is_string_view)
     return any(check(kind) for check in checks)
-
-
-def _fitted(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """With every column that any shard has."""
-    try:
-        columns = [
-            rows[field.name].cast(field.type)
-            if field.name in rows.column_names
-            else pa.nulls(len(rows), field.type)
-            for field in schema
-        ]
-    except pa.ArrowException as error:
-        reason = str(error).rstrip(".")
-        raise Invalid(
-            f"The metadata beside {name} do not fit those of others: {reason}."
-        ) from error
-    return pa.table(columns, schema=schema.remove_metadata())
 
 
 class _Rows:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,7 +40,7 @@ Block = tuple[pa.Array, Vectors, pa.Table | None]
 class Embeddings:
     """Opened `files`: so many rows of `dim` values. `read(row)` gives the blocks from that row on;
     a missing embedding is a row of NaN. `encoder` and its `fingerprint` where the files say which
-    made them."""
+    made them; `beside` are the columns of what goes with a row."""
 
     rows: int
     dim: int
@@ -48,6 +48,7 @@ class Embeddings:
     files: tuple[Path, ...] = ()
     encoder: str | None = None
     fingerprint: str | None = None
+    beside: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def blocks(self) -> Iterator[Block]:
@@ -327,6 +328,7 @@ def _open_parquet(source: Path) -> Embeddings:
     return Embeddings(
         file.metadata.num_rows, dim, read, (source,), about.get("encoder"),
         about.get("encoder_fingerprint"),
+        pa.schema([(name, _plain_type(file.schema_arrow.field(name).type)) for name in beside]),
     )  # fmt: skip
 
 
@@ -345,10 +347,10 @@ def _single_columns(schema: Any) -> list[str]:
     """The columns of one value each that make an embedding (`emb_0`, `emb_1`, …), in the order of
     their numbers; none where there is a column of lists, or more than one such row of columns."""
     numbered: dict[str, dict[int, str]] = defaultdict(dict)
-    for field in schema:
-        found = re.fullmatch(r"(.*?)(\d{1,6})", field.name)
-        if found and pa.types.is_floating(field.type):
-            numbered[found[1]][int(found[2])] = field.name
+    for one in schema:
+        found = re.fullmatch(r"(.*?)(\d{1,6})", one.name)
+        if found and pa.types.is_floating(one.type):
+            numbered[found[1]][int(found[2])] = one.name
     rows = [row for row in numbered.values() if len(row) > 1 and sorted(row) == [*range(len(row))]]
     if len(rows) != 1 or any(_is_vector(field.type) for field in schema):
         return []
@@ -387,9 +389,7 @@ def _is_vector(kind: Any) -> bool:
 def _goes_along(kind: Any) -> bool:
     """Whether a column can stand in a table of scores: text, numbers, times; no lists, no bytes of
     pictures."""
-    types = pa.types
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+    types, kind = pa.types, _plain_type(kind)
     return not (types.is_nested(kind) or _is_binary(kind) or types.is_null(kind))
 
 
@@ -399,6 +399,10 @@ def _is_binary(kind: Any) -> bool:
         types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view,
     )  # fmt: skip
     return any(check(kind) for check in checks)
+
+
+def _plain_type(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -55,15 +55,13 @@ def archives_of(source: Path) -> list[Named]:
         return archives_below(FolderWalk(source, lambda suffix: True))
     if not is_pattern(source):
         return [(source.name, source)]
-    paths = _matching(source)
-    if not paths:
-        raise NotFound(f"No file is named like {source}.", "Check the pattern.")
+    base, paths = matching(source)
     if others := [path for path in paths if not is_shard(path)]:
         raise Invalid(
             f"{others[0]} is neither a tar nor a zip.",
-            "A pattern names archives: " + ", ".join(SHARD_SUFFIXES) + ".",
+            f"A pattern names archives ({', '.join(SHARD_SUFFIXES)}) or files of embeddings (.npy, "
+            ".npz, .parquet), and not both.",
         )
-    base = _fixed_part(source)
     return [(path.relative_to(base).as_posix(), path) for path in paths]
 
 
@@ -73,16 +71,19 @@ def archives_below(walk: FolderWalk) -> list[Named]:
     return [(path.relative_to(walk.root).as_posix(), path) for path in found]
 
 
-def _matching(pattern: Path) -> list[Path]:
-    """The files of a pattern, sorted; a number that a range names and that is not there is an
-    error, for half a set is seldom meant."""
+def matching(pattern: Path) -> tuple[Path, list[Path]]:
+    """The folder before the first part that is a pattern, and the files it names, sorted. Raises
+    `NotFound` where there is none, and for a number that a range names and that is not there: half
+    a set is seldom meant."""
     base, paths = _fixed_part(pattern), set[Path]()
     for text in ranges(str(pattern)):
         found = list(base.glob(_shell_pattern(Path(text).relative_to(base))))
         if not found and text != str(pattern):
             raise NotFound(f"There is no file {text}.", "Check the range in braces.")
         paths.update(path for path in found if path.is_file())
-    return sorted(paths)
+    if not paths:
+        raise NotFound(f"No file is named like {pattern}.", "Check the pattern.")
+    return base, sorted(paths)
 
 
 def _shell_pattern(pattern: Path) -> str:

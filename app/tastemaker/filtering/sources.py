@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tastemaker.encoding import embedding_folders
-from tastemaker.encoding.clip_retrieval import is_layout, open_layout
+from tastemaker.encoding.clip_retrieval import in_their_order, is_layout, open_layout
 from tastemaker.encoding.embedding_files import (
     EMBEDDING_SUFFIXES,
     Block,
@@ -23,6 +23,7 @@ from tastemaker.encoding.embedding_files import (
     open_embeddings,
     some_rows,
 )
+from tastemaker.encoding.embedding_shards import open_shards
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Incomplete, Invalid, NotFound
 from tastemaker.files import is_text, readable
@@ -38,6 +39,7 @@ from tastemaker.filtering.shards import (
     archives_of,
     is_pattern,
     is_shard,
+    matching,
 )
 from tastemaker.pictures import formats
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
@@ -58,8 +60,9 @@ def score_source(
 ) -> Iterator[pa.Table]:
     """Score a folder (all its folders too), one picture, archives of pictures (one, those of a
     folder without pictures, or those of a pattern like `shards/{000..127}.tar`), the pictures that
-    a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or a folder of such
-    that clip-retrieval or `--embeddings-out` made. Of several heads each has its column.
+    a list names (`@list.txt`, or `-` for standard input), a file of embeddings, or several: those
+    of a folder or a pattern, also as clip-retrieval or `--embeddings-out` made them. Of several
+    heads each has its column.
 
     What cannot be used goes to `on_error(path, error)`, as `Incomplete` where that is an archive or
     a folder that could not be read to its end; what is left out of a folder, with counts,
@@ -109,7 +112,23 @@ def embeddings_in(source: Path) -> Embeddings | None:
         return embedding_folders.open_folder(source)
     if source.is_dir() and is_layout(source) and not _has_pictures(source):
         return open_layout(source)
-    return None
+    files = _embedding_files(source)
+    return open_shards(files) if files else None
+
+
+def _embedding_files(source: Path) -> list[Named]:
+    """The files of embeddings that a pattern names, or a folder holds that has neither pictures nor
+    archives in it; in the order of their names, 2 before 10."""
+    if is_pattern(source):
+        base, paths = matching(source)
+        if not all(path.suffix.lower() in EMBEDDING_SUFFIXES for path in paths):
+            return []
+    elif source.is_dir() and not _has_pictures(source) and not archives_of(source):
+        base, paths = source, list(FolderWalk(source, EMBEDDING_SUFFIXES.__contains__).files())
+    else:
+        return []
+    paths.sort(key=lambda path: (path.parent, in_their_order(path.name)))
+    return [(readable(path.relative_to(base).as_posix()), path) for path in paths]
 
 
 def named_pictures(
