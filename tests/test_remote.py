@@ -194,6 +194,30 @@ def test_embeddings_give_the_rows_of_local_ones(
     assert not any("scratch" in text for text in (plain.out, plain.err))
 
 
+def test_several_files_of_embeddings_give_the_rows_of_local_ones(
+    tmp_path: Path, store: Store, run: Run, head: Path
+) -> None:
+    x = np.random.default_rng(5).normal(0, 3, (60, FEATURES)).astype(np.float32)
+    folder = tmp_path / "several"
+    (folder / "b").mkdir(parents=True)
+    np.save(folder / "a-2.npy", x[:20])
+    np.savez(folder / "a-10.npz", embeddings=x[20:40], paths=[f"{row}.png" for row in range(20)])
+    columns = {"emb": list(x[40:]), "url": [f"u{row}" for row in range(20)]}
+    pq.write_table(pa.table(columns), folder / "b" / "c.parquet")
+    address = store.put(folder, "several")
+    for pattern, rows in (("", 60), ("a-*.np?", 40), ("a-{2..2}.npy", 20), ("**/*.parquet", 20)):
+        local = folder / pattern
+        assert run("score", local, "--model", head, "--out", "here.parquet").code == 0
+        said = run("score", f"{address}/{pattern}", "--model", head, "--out", "there.parquet")
+        assert said.code == 0, said
+        here, there = (table_of(tmp_path / f"{where}.parquet") for where in ("here", "there"))
+        assert there.equals(here) and len(here) == rows, pattern
+        if not pattern:
+            order = [name.as_py() for name in here["path"]][::20]
+            assert order == ["a-2.npy/0", "0.png", "b/c.parquet/0"]
+            assert here["url"].to_pylist() == [None] * 40 + columns["url"]
+
+
 def test_a_web_server_is_read_by_name_and_by_range(
     tmp_path: Path, store: Store, run: Run, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -483,6 +507,9 @@ def odd(tmp_path: Path, store: Store) -> Store:
     pq.write_table(pa.table({"image_path": ["a"]}), folder / "apart/metadata/metadata_1.parquet")
     vectors_in(folder / "widths", range(1))
     np.save(folder / "widths/img_emb/img_emb_1.npy", np.ones((3, FEATURES + 1), "f"))
+    (folder / "unlike").mkdir()
+    for name, wide in (("a", FEATURES), ("b", FEATURES + 1)):
+        np.save(folder / "unlike" / f"{name}.npy", np.ones((3, wide), "f"))
     store.put(folder, "odd")
     store.client.put_object(Bucket=BUCKET, Key="odd/public.npy", ACL="public-read",
                             Body=(folder / "wide.npy").read_bytes())  # fmt: skip
@@ -506,6 +533,8 @@ def odd(tmp_path: Path, store: Store) -> Store:
         ("s3://pictures/odd/short.npy", "short.npy is cut short"),
         ("s3://pictures/odd/apart", "img_emb_1.npy holds 50 vectors, and metadata_1.parquet tells"),
         ("s3://pictures/odd/widths", "img_emb_1.npy holds vectors of 25 values"),
+        ("s3://pictures/odd/unlike", "b.npy holds vectors of 25 values, and a.npy of 24."),
+        ("s3://pictures/odd/unlike/?.npy", "b.npy holds vectors of 25 values, and a.npy of 24."),
         ("s3://pictures/odd/half", "s3://pictures/odd/half is not whole"),
         ("s3://*/a.tar", "names no bucket"),
         ("s3://", "s3:// names no bucket."),

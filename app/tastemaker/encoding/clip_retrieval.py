@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tastemaker.encoding.embedding_files import PATH_COLUMNS, Block, Embeddings, open_embeddings
-from tastemaker.encoding.embedding_shards import fitted, unified
+from tastemaker.encoding.embedding_shards import fitted, two_before_ten, unified
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
 
@@ -93,11 +93,6 @@ def open_layout(folder: Path, schema: pa.Schema | None = None) -> Embeddings:
     )
 
 
-def in_their_order(name: str) -> tuple[int, str]:
-    """How the vectors of a folder are ordered: 2 before 10."""
-    return len(name), name
-
-
 def metadata_name(vectors: str) -> str:
     """`metadata_0.parquet` for `img_emb_0.npy`."""
     return re.sub(r"^img_emb(.*)\.npy$", r"metadata\1.parquet", vectors)
@@ -105,7 +100,7 @@ def metadata_name(vectors: str) -> str:
 
 def _vector_files(folder: Path) -> list[Path]:
     found = [*folder.glob("img_emb/img_emb_*.npy")] or [*folder.glob("img_emb_*.npy")]
-    return sorted(found, key=lambda path: in_their_order(path.name))
+    return sorted(found, key=lambda path: two_before_ten(path.name))
 
 
 def _metadata_of(vectors: Path) -> Path | None:

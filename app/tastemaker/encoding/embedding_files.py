@@ -296,11 +296,7 @@ def _open_parquet(source: Path) -> Embeddings:
         raise Invalid(f"{source.name} holds no embedding in its column “{column}”.")
     names = file.schema_arrow.names
     path = next((name for name in PATH_COLUMNS if name in names), None)
-    beside = [
-        field.name
-        for field in file.schema_arrow
-        if field.name not in {*single, column, "path"} and _goes_along(field.type)
-    ]
+    beside = columns_beside(file.schema_arrow, source)
 
     def read(first: int) -> Iterator[Block]:
         groups, start = _groups_from(file, first)
@@ -308,12 +304,13 @@ def _open_parquet(source: Path) -> Embeddings:
 
     def every(groups: range, start: int) -> Iterator[Block]:
         try:
-            wanted = [*(single or [column]), *([path] if path else []), *beside]
+            wanted = [*(single or [column]), *([path] if path else []), *beside.names]
             for batch in file.iter_batches(BLOCK, row_groups=groups, columns=wanted):
                 paths = _row_numbers(start, start + len(batch))
                 if path is not None:
                     paths = pc.coalesce(_as_text(batch[path]), paths)
-                told = pa.table({name: _plain(batch[name]) for name in beside}) if beside else None
+                others = [_plain(batch[name]) for name in beside.names]
+                told = pa.table(others, schema=beside) if others else None
                 if single:
                     each = [batch[name].to_numpy(zero_copy_only=False) for name in single]
                     yield paths, np.stack(each, axis=1), told
@@ -327,8 +324,7 @@ def _open_parquet(source: Path) -> Embeddings:
              if key in (b"encoder", b"encoder_fingerprint")}  # fmt: skip
     return Embeddings(
         file.metadata.num_rows, dim, read, (source,), about.get("encoder"),
-        about.get("encoder_fingerprint"),
-        pa.schema([(name, _plain_type(file.schema_arrow.field(name).type)) for name in beside]),
+        about.get("encoder_fingerprint"), beside,
     )  # fmt: skip
 
 
@@ -384,6 +380,14 @@ def _is_vector(kind: Any) -> bool:
     types = pa.types
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     return bool(is_list and types.is_floating(kind.value_type))
+
+
+def columns_beside(schema: Any, source: Path) -> pa.Schema:
+    """Those of a Parquet file that go with its rows. Raises `Invalid` where it has no vectors."""
+    single = _single_columns(schema)
+    known = {"path", *(single or [_embedding_column(schema, source)])}
+    others = [one for one in schema if one.name not in known and _goes_along(one.type)]
+    return pa.schema([(one.name, _plain_type(one.type)) for one in others])
 
 
 def _goes_along(kind: Any) -> bool:

@@ -27,12 +27,13 @@ class _Shard:
     dim: int
 
 
-def open_shards(files: Sequence[tuple[str, Path]]) -> Embeddings:
+def open_shards(files: Sequence[tuple[str, Path]], columns: pa.Schema | None = None) -> Embeddings:
     """All of them as one, in this order: each the name that its rows are told by, and where it
-    lies. No file stays open: there may be thousands. Raises `Invalid` where one cannot be read,
+    lies; with the `columns` of all, where these are only a part of what belongs together. No file
+    stays open: there may be thousands. Raises `Invalid` where one cannot be read,
     holds vectors of another width than those before, or was made by another encoder."""
     shards: list[_Shard] = []
-    columns: list[pa.Schema] = []
+    told: list[pa.Schema] = []
     encoders: dict[tuple[str | None, str | None], str] = {}
     for name, path in files:
         try:
@@ -45,17 +46,23 @@ def open_shards(files: Sequence[tuple[str, Path]]) -> Embeddings:
             )
         encoders.setdefault((one.encoder, one.fingerprint), name)
         shards.append(_Shard(name, path, one.rows, one.dim))
-        columns.append(one.beside)
+        told.append(one.beside)
     if len(encoders) > 1:
         first, other = list(encoders.values())[:2]
         raise Invalid(f"{first} and {other} do not say the same encoder.", APART)
-    schema = unified(columns, "The columns of the files do")
+    schema = unified(told, "The columns of the files do") if columns is None else columns
     ((encoder, fingerprint),) = encoders
     return Embeddings(
         sum(shard.rows for shard in shards), shards[0].dim,
         lambda first: _blocks(shards, schema, first), tuple(path for _, path in files),
         encoder, fingerprint, schema,
     )  # fmt: skip
+
+
+def two_before_ten(name: str) -> tuple[str, int, str]:
+    """How files of embeddings are ordered by their names, which may hold folders."""
+    folder, _, own = name.rpartition("/")
+    return folder, len(own), own
 
 
 def _blocks(shards: Iterable[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:

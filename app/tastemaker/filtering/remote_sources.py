@@ -3,9 +3,10 @@
     source = open_source(parse("s3://bucket/shards/{000..127}.tar"), keep_free_gb=1)
     for piece in source.pieces: ...
 
-Archives, one, those of a folder or of a pattern; embeddings, one file, a folder of clip-retrieval's
-layout or one that `--embeddings-out` wrote. The listing and the heads of files are read at once, so
-that what cannot be scored is told before anything is; the files are read in their turn.
+Archives or files of embeddings: one, those of a folder or of a pattern; a folder of
+clip-retrieval's layout, or one that `--embeddings-out` wrote. The listing and the heads of files
+are read at once, so that what cannot be scored is told before anything is; the files are read in
+their turn.
 """
 
 import contextlib
@@ -23,16 +24,17 @@ from tastemaker.encoding import embedding_folders
 from tastemaker.encoding.clip_retrieval import (
     Heads,
     fitting,
-    in_their_order,
     metadata_name,
     open_layout,
 )
 from tastemaker.encoding.embedding_files import (
     EMBEDDING_SUFFIXES,
     HEAD_BYTES,
+    columns_beside,
     npy_rows,
     open_embeddings,
 )
+from tastemaker.encoding.embedding_shards import APART, open_shards, two_before_ten, unified
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import is_bare_name
 from tastemaker.files.addresses import WEB, Address
@@ -45,7 +47,7 @@ from tastemaker.filtering.remote import (
     heads_of,
     tails_of,
 )
-from tastemaker.filtering.shards import SHARD_SUFFIXES, is_shard, ranges
+from tastemaker.filtering.shards import SHARD_SUFFIXES, is_shard, no_archive, ranges
 from tastemaker.filtering.sources import Archive, Opened
 from tastemaker.filtering.stores import store_of
 from tastemaker.pictures.formats import IMAGE_SUFFIXES
@@ -64,7 +66,7 @@ class Piece:
     files: tuple[tuple[str, RemoteFile], ...]
     of_embeddings: bool
     keep_free_gb: float
-    columns: pa.Schema | None = None  # of all metadata of a layout
+    columns: pa.Schema | None = None  # of all files, where several of embeddings belong together
 
     @property
     def address(self) -> Address:
@@ -89,6 +91,9 @@ class Piece:
             return Archive(self.name, folder / place)
         if "/" in place:
             return Opened(open_layout(folder, self.columns), str(self.address))
+        if self.columns is not None:
+            one = open_shards([(self.name, folder / place)], self.columns)
+            return Opened(one, str(self.address))
         return Opened(open_embeddings(folder / place), str(self.address))
 
 
@@ -119,7 +124,10 @@ def open_source(address: Address, keep_free_gb: float) -> RemoteSource:
     """Raises `NotFound`, `Forbidden`, `Unavailable` and `Invalid` in words."""
     store = store_of(address)
     if _wild(address.scheme, address.path):
-        return RemoteSource(address, _archives(_matching(store, address), keep_free_gb))
+        found = _matching(store, address)
+        if _is_embeddings(found[0][0]):
+            return _several(store, address, found, keep_free_gb)
+        return RemoteSource(address, _archives(found, keep_free_gb))
     if (file := store.facts(address)) is not None:
         return _one(store, file, keep_free_gb)
     if address.scheme in WEB:
@@ -175,8 +183,9 @@ def _wild(scheme: str, text: str) -> bool:
 
 
 def _matching(store: Store, address: Address) -> list[tuple[str, RemoteFile]]:
-    """The archives of a pattern with their names below its fixed part, sorted; as with local ones,
-    a number that a range names and that is not there is an error."""
+    """The files of a pattern with their names below its fixed part, sorted: archives, or files of
+    embeddings. As with local ones, a number that a range names and that is not there is an error.
+    """
     parts = address.path.split("/")
     fixed = next(n for n, part in enumerate(parts) if _wild(address.scheme, part))
     if not fixed:
@@ -198,12 +207,10 @@ def _matching(store: Store, address: Address) -> list[tuple[str, RemoteFile]]:
         found |= {name: below[name] for name in here}
     if not found:
         raise NotFound(f"No file is named like {address}.", "Check the pattern.")
-    for path, file in found.items():
-        if not is_shard(PurePosixPath(path)):
-            raise Invalid(
-                f"{file.address} is neither a tar nor a zip.",
-                "A pattern names archives: " + ", ".join(SHARD_SUFFIXES) + ".",
-            )
+    if not all(map(_is_embeddings, found)):
+        for path, file in found.items():
+            if not is_shard(PurePosixPath(path)):
+                raise no_archive(file.address)
     return _named(base, found.values())
 
 
@@ -245,9 +252,41 @@ def _folder(store: Store, address: Address, keep_free_gb: float) -> RemoteSource
             "them here.",
         )
     archives = [(name, file) for name, file in shown if is_shard(PurePosixPath(name))]
+    if not archives and (vectors := [one for one in shown if _is_embeddings(one[0])]):
+        return _several(store, address, vectors, keep_free_gb)
     if not archives:
         raise _of_no_use(f"What lies at {address}")
     return RemoteSource(address, _archives(archives, keep_free_gb))
+
+
+def _is_embeddings(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in EMBEDDING_SUFFIXES
+
+
+def _several(
+    store: Store, address: Address, found: Iterable[tuple[str, RemoteFile]], keep_free_gb: float
+) -> RemoteSource:
+    """Files of embeddings, told by these names."""
+    files = dict(sorted(found, key=lambda one: two_before_ten(one[0])))
+    arrays = {name: file for name, file in files.items() if name.lower().endswith(".npy")}
+    heads = heads_of(store, [*arrays.values()], HEAD_BYTES)
+    widths: dict[int, str] = {}
+    for (name, file), head in zip(arrays.items(), heads, strict=True):
+        widths.setdefault(npy_rows(name, head, file.size)[1], name)
+    if len(widths) > 1:
+        (dim, first), (other, name) = list(widths.items())[:2]
+        raise Invalid(f"{name} holds vectors of {other} values, and {first} of {dim}.", APART)
+    tables = {name: file for name, file in files.items() if name.lower().endswith(".parquet")}
+    told = [
+        columns_beside(foot.schema.to_arrow_schema(), Path(name))
+        for name, foot in zip(tables, _footers(store, [*tables.values()]), strict=True)
+    ]
+    columns = unified(told, "The columns of the files do")
+    pieces = tuple(
+        Piece(name, ((_safe(PurePosixPath(name).name, file), file),), True, keep_free_gb, columns)
+        for name, file in files.items()
+    )
+    return RemoteSource(address, pieces, next(iter(widths), None))
 
 
 def _kept(
@@ -275,7 +314,7 @@ def _layout(
     inner = "img_emb/" if any(name.startswith("img_emb/img_emb_") for name in files) else ""
     pattern = re.compile(rf"{inner}(img_emb_[^/]*\.npy)")
     found = [(m[1], files[name]) for name in files if (m := pattern.fullmatch(name))]
-    vectors = sorted(found, key=lambda one: in_their_order(one[0]))
+    vectors = sorted(found, key=lambda one: two_before_ten(one[0]))
     around = address.path if inner else address.path.rpartition("/")[0]
     apart = f"{around}/metadata"
     beside: dict[str, RemoteFile] = {}

@@ -57,12 +57,17 @@ def archives_of(source: Path) -> list[Named]:
         return [(source.name, source)]
     base, paths = matching(source)
     if others := [path for path in paths if not is_shard(path)]:
-        raise Invalid(
-            f"{others[0]} is neither a tar nor a zip.",
-            f"A pattern names archives ({', '.join(SHARD_SUFFIXES)}) or files of embeddings (.npy, "
-            ".npz, .parquet), and not both.",
-        )
+        raise no_archive(others[0])
     return [(path.relative_to(base).as_posix(), path) for path in paths]
+
+
+def no_archive(name: object) -> Invalid:
+    """What is said of a file that a pattern names."""
+    return Invalid(
+        f"{name} is neither a tar nor a zip.",
+        f"A pattern names archives ({', '.join(SHARD_SUFFIXES)}) or files of embeddings (.npy, "
+        ".npz, .parquet), and not both.",
+    )
 
 
 def archives_below(walk: FolderWalk) -> list[Named]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tastemaker.encoding import embedding_folders
-from tastemaker.encoding.clip_retrieval import in_their_order, is_layout, open_layout
+from tastemaker.encoding.clip_retrieval import is_layout, open_layout
 from tastemaker.encoding.embedding_files import (
     EMBEDDING_SUFFIXES,
     Block,
@@ -23,7 +23,7 @@ from tastemaker.encoding.embedding_files import (
     open_embeddings,
     some_rows,
 )
-from tastemaker.encoding.embedding_shards import open_shards
+from tastemaker.encoding.embedding_shards import open_shards, two_before_ten
 from tastemaker.encoding.encode_files import Source
 from tastemaker.errors import BadImage, Incomplete, Invalid, NotFound
 from tastemaker.files import is_text, readable
@@ -127,8 +127,8 @@ def _embedding_files(source: Path) -> list[Named]:
         base, paths = source, list(FolderWalk(source, EMBEDDING_SUFFIXES.__contains__).files())
     else:
         return []
-    paths.sort(key=lambda path: (path.parent, in_their_order(path.name)))
-    return [(readable(path.relative_to(base).as_posix()), path) for path in paths]
+    named = [(readable(path.relative_to(base).as_posix()), path) for path in paths]
+    return sorted(named, key=lambda one: two_before_ten(one[0]))
 
 
 def named_pictures(
