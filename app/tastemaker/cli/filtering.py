@@ -260,13 +260,20 @@ def score(
             return
         title = f"{first.name}: the best of {plain(str(path))}"
         try:
-            write_atomic(sheet, score_sheets.draw(ranked, path, limits, title))
+            drawn, empty = score_sheets.draw(ranked, path, limits, title)
+            if empty == len(ranked):
+                err.print("None of the pictures was found, so no contact sheet is drawn.")
+                return
+            write_atomic(sheet, drawn)
         except Exception as error:
             err.print(f"The scores are there; the contact sheet {plain(str(sheet))} is not.")
             faults.append(error)
         else:
             best = "one is" if len(ranked) == 1 else f"{len(ranked):,} are"
-            err.print(f"The best {best} drawn in {plain(str(sheet))}.")
+            lack = f"; {empty:,} frames are empty: their pictures were not found" if empty else ""
+            if empty == 1:
+                lack = "; 1 frame is empty: its picture was not found"
+            err.print(f"The best {best} drawn in {plain(str(sheet))}{lack}.")
 
     if to is not None and in_parts:
         terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
