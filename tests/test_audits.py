@@ -609,6 +609,21 @@ def test_a_table_is_read_by_what_its_columns_are_and_not_by_how_they_begin(
         begin(home, table=tmp_path / "t.parquet")
 
 
+def test_a_table_that_is_cut_short_or_damaged_is_told_as_one(home: Trained, tmp_path: Path) -> None:
+    table_of(home, path := tmp_path / "t.parquet", [f"{number}.png" for number in range(4000)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Invalid, match=r"t\.parquet is cut short or damaged\. Copy it again"):
+        read_table(path)
+    path.write_bytes(whole)
+    scores = pq.read_metadata(path).row_group(0).column(1)
+    end = scores.data_page_offset + scores.total_compressed_size
+    path.write_bytes(whole[: scores.data_page_offset] + bytes(end - scores.data_page_offset)
+                     + whole[end:])  # fmt: skip
+    with pytest.raises(Invalid, match=r"t\.parquet is cut short or damaged\. Copy it again"):
+        read_table(path)
+
+
 @pytest.mark.parametrize("file", ["../t.parquet", "/etc/passwd", "..", "", "a\\b.parquet"])
 def test_a_manifest_leads_to_no_file_outside_of_its_folder(
     home: Trained, tmp_path: Path, file: str

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tastemaker.encoding.embedding_files import PATH_COLUMNS, Block, Embeddings, open_embeddings
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
+from tastemaker.files.damage import AGAIN, PARQUET, unreadable
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _head_of(metadata: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(metadata)
     except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{metadata.name} is not a Parquet file.") from error
+        raise unreadable(metadata, PARQUET) from error
 
 
 def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:
@@ -192,6 +193,6 @@ class _Rows:
                 more = pa.Table.from_batches([next(self._batches)])
                 self._held = pa.concat_tables([self._held, more])
         except (pa.ArrowException, OSError, StopIteration) as error:
-            raise Invalid(f"{self._path.name} is damaged.") from error
+            raise Invalid(f"{self._path.name} is damaged.", AGAIN) from error
         rows, self._held = self._held.slice(0, count), self._held.slice(count)
         return rows
