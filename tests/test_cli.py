@@ -631,6 +631,9 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
         "0", "2", "3",
     ]  # fmt: skip
     assert "skipped 1:" in said.err and "skipped 4:" in said.err
+    assert "3 of 3 pass; 2 were skipped." in said.sentence
+    folder = run("score", "x.npy", "--model", head, "--out", tmp_path / "parts")
+    assert "3 of 3 pass; 2 were skipped." in folder.sentence
     assert len(scored(rows[0]).json) == 1, "a single vector may come without its axis"
 
 

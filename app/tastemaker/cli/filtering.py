@@ -326,7 +326,7 @@ def score(
         ranked = score_tables.best(rows)
     passing = max(written, len(ranked))
     limits_told = f" ({low:g}–{high:g} %)" if (low, high) != (0.0, 100.0) else ""
-    err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
+    err.print(f"{passing:,} of {scored:,} pass{limits_told}{_skipped(told.skipped)}.")
     draw_sheet(shown.best())
     if missing.count:
         faults.append(missing.in_words())
@@ -355,6 +355,10 @@ def score(
     else:
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
     _raise_first(faults + unread)
+
+
+def _skipped(count: int, when: str = "") -> str:
+    return f"; {count:,} {were(count)} skipped{when}" if count else ""
 
 
 def _raise_first(faults: list[Exception]) -> None:
@@ -391,7 +395,9 @@ def _score_in_parts(
             **panel.run, precision=precision,
         )  # fmt: skip
     rows = sum(part.rows for part in written.parts)
-    err.print(f"{rows:,} of {sum(part.scored for part in written.parts):,} pass.")
+    scored = sum(part.scored for part in written.parts)
+    skipped = _skipped(told.skipped, " in this run" if written.kept else "")
+    err.print(f"{rows:,} of {scored:,} pass{skipped}.")
     already = f"; {counted(written.kept, 'part')} {were(written.kept)} there already"
     out.print(
         f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in "
