@@ -153,7 +153,7 @@ def test_answers_make_a_promise_and_an_undo_takes_its_share_back(home: Trained) 
     assert told(home, audit).answered == 79
 
 
-def test_a_search_names_the_lowest_cut_that_holds_the_promise(home: Trained) -> None:
+def test_a_search_names_the_lowest_cut_that_holds_the_promise(home: Trained, run: Run) -> None:
     audit = begin(home, Terms(cut=None, good_from=6, seed=1))
     assert "About " in audit_reports.headline(told(home, audit))
     answer(home, audit, 6)
@@ -168,6 +168,8 @@ def test_a_search_names_the_lowest_cut_that_holds_the_promise(home: Trained) -> 
         "would score 6 or more (95 % confidence)."
     )
     assert (report.verdict, audit_reports.stricter(report)) == ("promised", "")
+    typed = run("audit", "status", "Anime")
+    assert "Keep from 60 % on: at least 90 %" in typed.out and "points" not in typed.out
 
 
 def test_answers_are_labels_and_a_later_version_may_learn_while_the_promise_stands(
@@ -276,7 +278,7 @@ def test_a_test_run_and_a_filter_are_audited_within_their_bounds(home: Trained, 
 
 
 def test_an_audit_that_would_tell_nothing_is_refused_with_the_reason(home: Trained) -> None:
-    with pytest.raises(Conflict, match=r"Only \d+ of 400 images pass at 10.0 by v1.0"):
+    with pytest.raises(Conflict, match=r"Only \d+ of 400 images pass at 10\.00 points by v1\.0"):
         begin(home, Terms(cut=1.0, good_from=6))
     with pytest.raises(NotFound, match="no such test run"):
         begin(home, test_run=7)
@@ -364,6 +366,9 @@ def test_a_script_starts_an_audit_answers_it_from_a_file_and_reads_its_promise(
 ) -> None:
     fails(run("audit", "status", "Anime"), "“Anime” has no audit yet.")
     fails(run("audit", "list", "Nope"), "There is no project “Nope”.")
+    few = run("audit", "start", "Anime", "--min", "100")
+    fails(few, "of 400 images pass at 100 % by v1.0: too few")
+    fails(run("audit", "start", "Anime", "--min", "0"), "The cut is above 0 and at most 100 %.")
     started = run("audit", "start", "Anime", "--min", "60", "--good", 6, "--seed", 1, "--json").json
     assert (started["state"], started["kept"] + started["below"]) == ("asking", 400)
     by_hash = truth_by_hash(home)
@@ -609,6 +614,21 @@ def test_a_table_is_read_by_what_its_columns_are_and_not_by_how_they_begin(
         begin(home, table=tmp_path / "t.parquet")
 
 
+def test_a_table_that_is_cut_short_or_damaged_is_told_as_one(home: Trained, tmp_path: Path) -> None:
+    table_of(home, path := tmp_path / "t.parquet", [f"{number}.png" for number in range(4000)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Invalid, match=r"t\.parquet is cut short or damaged\. Copy it again"):
+        read_table(path)
+    path.write_bytes(whole)
+    scores = pq.read_metadata(path).row_group(0).column(1)
+    end = scores.data_page_offset + scores.total_compressed_size
+    path.write_bytes(whole[: scores.data_page_offset] + bytes(end - scores.data_page_offset)
+                     + whole[end:])  # fmt: skip
+    with pytest.raises(Invalid, match=r"t\.parquet is cut short or damaged\. Copy it again"):
+        read_table(path)
+
+
 @pytest.mark.parametrize("file", ["../t.parquet", "/etc/passwd", "..", "", "a\\b.parquet"])
 def test_a_manifest_leads_to_no_file_outside_of_its_folder(
     home: Trained, tmp_path: Path, file: str
@@ -645,7 +665,8 @@ def test_a_table_that_is_none_is_refused(home: Trained, tmp_path: Path) -> None:
         ("a.csv", "path,other\na,1\n", "no column “aesthetic_score”"),
         ("b.csv", "path,aesthetic_score\na,70\n", "not all in 0–1"),
         ("c.csv", "path,aesthetic_score\na,good\n", "holds no numbers"),
-        ("d.parquet", "no table", "cannot be read as a table"),
+        ("d.parquet", "no table", "is not a Parquet file"),
+        ("d.jsonl", "no table", "cannot be read as a table"),
         ("e.csv", "path,class,probability,percent\na,b,0.5,50\n", "tells classes apart"),
         ("f.csv", "path,class,probability,aesthetic_score\na,b,0.5,0.7\n", "tells classes apart"),
     ):
@@ -689,7 +710,7 @@ def test_the_api_and_the_form_start_the_same_audit(home: Trained) -> None:
     assert client.post(f"{at}/audits", data=form | {"cut": ""}).status_code == 303
     wrong = client.post(f"{at}/audits", data=form | {"cut": "9,99"})
     assert wrong.status_code == 409
-    assert "images pass at 10.0 by v1.0" in wrong.text and 'value="9,99"' in wrong.text
+    assert "images pass at 9.99 points by v1.0" in wrong.text and 'value="9,99"' in wrong.text
     assert client.post(f"{at}/audits", data=form | {"goal": "most"}).status_code == 422
     assert client.get(f"{at}/audits/9").status_code == 404
     outside = client.post(f"/api/v1{at}/audits", json=body | {"filter": None, "table": "/no.csv"})

@@ -623,7 +623,7 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
     fails(scored(np.ones((2, 3, 24), np.float32)), "shape (2, 3, 24)")
     fails(scored(np.array([{}], object), allow_pickle=True), "holds Python objects")
     write(tmp_path / "x.npy", b"")
-    fails(run("score", "x.npy", "--model", head), "not a plain .npy array")
+    fails(run("score", "x.npy", "--model", head), "x.npy is empty: it holds no byte.")
     rows = np.random.default_rng(0).normal(size=(5, 24)).astype(np.float16)
     rows[1, 3], rows[4, 0] = np.nan, np.inf
     said = scored(rows)
@@ -631,6 +631,9 @@ def test_vectors_that_cannot_be_scored_are_told_and_the_others_are_scored(
         "0", "2", "3",
     ]  # fmt: skip
     assert "skipped 1:" in said.err and "skipped 4:" in said.err
+    assert "3 of 3 pass; 2 were skipped." in said.sentence
+    folder = run("score", "x.npy", "--model", head, "--out", tmp_path / "parts")
+    assert "3 of 3 pass; 2 were skipped." in folder.sentence
     assert len(scored(rows[0]).json) == 1, "a single vector may come without its axis"
 
 

@@ -368,9 +368,10 @@ def test_a_time_that_is_none_refuses_the_file(scored: Home, tmp_path: Path, when
 
 
 def test_a_parquet_file_that_is_none_is_told(scored: Home, tmp_path: Path) -> None:
-    (tmp_path / "s.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(Invalid, match="not a Parquet file"):
-        score_files.import_scores(scored.engine, "Taste", tmp_path / "s.parquet")
+    for content, told in ((b"PAR1 but cut", "is cut short or damaged"), (b"PK", "not a Parquet")):
+        (tmp_path / "s.parquet").write_bytes(content)
+        with pytest.raises(Invalid, match=told):
+            score_files.import_scores(scored.engine, "Taste", tmp_path / "s.parquet")
 
 
 # --- predictions ---------------------------------------------------------------------------------

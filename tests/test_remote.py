@@ -505,6 +505,9 @@ def odd(tmp_path: Path, store: Store) -> Store:
     (folder / "short.npy").write_bytes((folder / "short.npy").read_bytes()[:-4])
     vectors_in(folder / "apart", range(2))
     pq.write_table(pa.table({"image_path": ["a"]}), folder / "apart/metadata/metadata_1.parquet")
+    vectors_in(folder / "foot", range(1))
+    foot = folder / "foot/metadata/metadata_0.parquet"
+    foot.write_bytes(foot.read_bytes()[:-9])
     vectors_in(folder / "widths", range(1))
     np.save(folder / "widths/img_emb/img_emb_1.npy", np.ones((3, FEATURES + 1), "f"))
     (folder / "unlike").mkdir()
@@ -528,7 +531,8 @@ def odd(tmp_path: Path, store: Store) -> Store:
         ("s3://pictures/odd/loose", "holds pictures one by one (a.png)"),
         ("s3://pictures/odd/words", "neither an archive of pictures nor a file of embeddings"),
         ("s3://pictures/odd/loose/a.png", "neither an archive of pictures nor a file of"),
-        ("s3://pictures/odd/cut.npy", "cut.npy is not a plain .npy array."),
+        ("s3://pictures/odd/cut.npy", "cut.npy is cut short or damaged."),
+        ("s3://pictures/odd/foot", "metadata_0.parquet is cut short or damaged."),
         ("s3://pictures/odd/wide.npy", "25"),
         ("s3://pictures/odd/short.npy", "short.npy is cut short"),
         ("s3://pictures/odd/apart", "img_emb_1.npy holds 50 vectors, and metadata_1.parquet tells"),

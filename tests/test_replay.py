@@ -362,7 +362,7 @@ def test_a_pickle_in_a_file_is_refused_unopened(
     with pytest.raises(Invalid, match="pickled"):
         read_file(written(tmp_path / "a.npz", embeddings=np.eye(100, 8), scores=scores))
     Path("b.npz").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(Invalid, match="not a readable"):
+    with pytest.raises(Invalid, match=r"b\.npz is not an \.npz"):
         read_file(tmp_path / "b.npz")
     assert not Path("exploded").exists()
 
@@ -387,7 +387,7 @@ def test_a_header_that_promises_too_much_is_refused_before_memory_is_taken(tmp_p
 def test_a_truncated_file_is_one_sentence(cut: int, tmp_path: Path) -> None:
     path = written(tmp_path / "a.npz", **_with())
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(Invalid, match="not a readable"):
+    with pytest.raises(Invalid, match="is empty" if not cut else "is cut short or damaged"):
         read_file(path)
 
 

@@ -117,6 +117,25 @@ def test_a_sheet_shows_what_is_written_and_no_more(
     assert none.code == 0 and "Nothing passes, so no contact sheet is drawn." in none.sentence
 
 
+def test_a_sheet_says_which_of_its_frames_are_empty_and_is_none_where_all_are(
+    tmp_path: Path, source: Path, head: Path, run: Run
+) -> None:
+    np.savez(source / "x.npz", embeddings=np.ones((5, 1280), np.float32),
+             paths=np.array([f"{number}.png" for number in range(5)]))  # fmt: skip
+    words = ("score", source / "x.npz", "--model", head, "--sheet", "s.png")
+    assert "The best 5 are drawn in s.png." in run(*words).sentence
+    for number, frames in ((0, "1 frame is"), (1, "2 frames are")):
+        (source / f"{number}.png").unlink()
+        assert f"The best 5 are drawn in s.png; {frames} empty" in run(*words).sentence
+    (tmp_path / "s.png").unlink()
+    np.save(tmp_path / "bare.npy", np.ones((3, 1280), np.float32))
+    for out in ((), ("--out", "o.csv"), ("--out", "parts")):
+        none = run("score", "bare.npy", "--model", head, "--sheet", "s.png", *out)
+        assert none.code == 0 and not (tmp_path / "s.png").exists()
+        assert "None of the pictures was found, so no contact sheet is drawn." in none.sentence
+        assert "The best" not in none.sentence
+
+
 @pytest.mark.parametrize("fault", [StorageFull("The disk is full.", "Free some."), OSError("odd")])
 @pytest.mark.parametrize("given", ["", "--json", "--out o.csv", "--copy out", "--out parts"])
 def test_a_sheet_that_cannot_be_drawn_leaves_the_scores_and_says_so_last(

@@ -102,6 +102,7 @@ def test_embeddings_that_are_kept_make_the_next_run_free_and_are_a_source(
     kept, words = tmp_path / "kept", ("score", source, "--model")
     said = run(*words, heads[0], "--embeddings-out", kept, "--out", tmp_path / "first.parquet")
     assert said.code == 0 and "skipped bad.png" in said.err
+    assert "6 of 6 pass; 1 was skipped." in said.sentence
     assert len(list(kept.glob("part-*.parquet"))) == 2
     tried = run(*words, heads[0], "--embeddings-out", tmp_path / "tried", "--dry-run", "--top", "1")
     assert tried.code == 0 and not (tmp_path / "tried").exists()

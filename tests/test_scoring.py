@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from tastemaker.learning.checkpoints import save_checkpoint
 from tastemaker.learning.city96 import layout
 from tests import pictures
 from tests.conftest import environment, forward
+from tests.test_shards import zipped
 
 FEATURES = 8
 
@@ -409,7 +411,7 @@ def test_vectors_and_metadata_that_do_not_belong_together_are_refused(
     with pytest.raises(Invalid, match=r"clip-retrieval keeps them in .*img_emb_0\.npy"):
         score_source(beside, model)
     beside.write_bytes(b"PAR1")
-    with pytest.raises(Invalid, match=r"metadata_0\.parquet is not a Parquet file"):
+    with pytest.raises(Invalid, match=r"metadata_0\.parquet is cut short or damaged"):
         score_source(tmp_path, model)
     saved(first, x[:9, :5])
     clip_retrieval(tmp_path, 1, x[:9])
@@ -448,7 +450,7 @@ def test_an_npz_is_scored_under_its_paths(
     pictures.write(tmp_path / "bad.npz", bytes(content))
     with pytest.raises(Invalid, match=r"bad\.npz is damaged after row"):
         scored(tmp_path / "bad.npz", model)
-    with pytest.raises(Invalid, match=r"is not an \.npz that can be read"):
+    with pytest.raises(Invalid, match=r"cut\.npz is cut short or damaged\. Copy it again"):
         score_source(pictures.write(tmp_path / "cut.npz", bytes(content[:5000])), model)
 
 
@@ -493,10 +495,12 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, mod
     np.savez(tmp_path / "zip.npz", a=np.ones(3))
     with pytest.raises(Invalid, match=r"zip\.npz holds no embedding"):
         score_source(tmp_path / "zip.npz", model)
+    zip_of_text = zipped(tmp_path / "t.zip", {"a.txt": b"a text of some length"}).read_bytes()
     for name, content, sentence in (
-        ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
-        ("b.npy", b"\x93NUMPY", "not a plain .npy array. It does not begin as one does"),
+        ("a.parquet", b"Par1 and so on", r"a\.parquet is not a Parquet file\."),
         ("c.npy", (tmp_path / "zip.npz").read_bytes(), "It does not begin as one does"),
+        ("d.npz", b"no zip", r"d\.npz is not an \.npz\."),
+        ("e.npz", zip_of_text, r"not an \.npz that can be read: the magic string is not correct"),
     ):
         with pytest.raises(Invalid, match=sentence):
             score_source(pictures.write(tmp_path / name, content), model)
@@ -506,6 +510,30 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path: Path, mod
     pq.write_table(pa.table({"e": [[0.5] * FEATURES, [0.5]]}), tmp_path / "ragged.parquet")
     with pytest.raises(Invalid, match=r"Row 1 of ragged.parquet holds 1 values"):
         scored(tmp_path / "ragged.parquet", model)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npz", "npy"])
+def test_a_file_that_is_cut_short_is_not_told_to_be_another_kind_of_file(
+    tmp_path: Path, model: Scorer, x: np.ndarray, kind: str
+) -> None:
+    path = tmp_path / f"x.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"embedding": lists(x)}), path)
+    else:
+        (np.savez if kind == "npz" else np.save)(path, x)
+    whole = path.read_bytes()
+    cuts = {3, 8, 50, len(whole) // 2, len(whole) - 5}
+    for size in sorted(cuts):
+        path.write_bytes(whole[:size])
+        with pytest.raises(Invalid, match=rf"^x\.{kind} is cut short.*Copy it again"):
+            scored(path, model)
+    path.write_bytes(b"")
+    with pytest.raises(Invalid, match=rf"^x\.{kind} is empty: it holds no byte\."):
+        scored(path, model)
+    if os.geteuid():
+        path.chmod(0)
+        with pytest.raises(Invalid, match=rf"^x\.{kind} cannot be read: permission denied\."):
+            scored(path, model)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -524,8 +552,8 @@ def test_damage_half_way_is_told_in_words(tmp_path: Path, model: Scorer, x: np.n
     rows = score_source(short, model)
     next(rows)
     short.write_bytes(short.read_bytes()[: 100 * FEATURES * 4])
-    there = f"{100 * FEATURES * 4 - 128:,} of its {x.nbytes:,} bytes are there"
-    with pytest.raises(Invalid, match=rf"not a plain \.npy array. It is cut short: {there}"):
+    there = f"{100 * FEATURES * 4:,} of its {x.nbytes + 128:,} bytes are there"
+    with pytest.raises(Invalid, match=rf"x\.npy is cut short: {there}"):
         list(rows)
 
 

@@ -1,5 +1,6 @@
 """`tastemaker audit …`: how good a filter's result is, with a promise."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,7 +122,7 @@ def start(
             )  # fmt: skip
             prepared = audits.prepare(
                 session, settings, chosen, version, person,
-                audits.Target(test_run, everything, table, root), terms,
+                audits.Target(test_run, everything, table, root), terms, audit_reports.in_percent,
             )  # fmt: skip
             project_id = chosen.id
         with sessions.writing(engine) as session:
@@ -131,7 +132,7 @@ def start(
             finish_jobs(settings, engine, [job_id])
         with sessions.reading(engine) as session:
             report = audit_reports.get(session, projects.get(session, project_id), audit_id)
-            facts = audit_reports.as_json(report)
+            facts = _facts(report)
     if as_json:
         return print_json(facts)
     out.print(in_words(facts))
@@ -158,7 +159,7 @@ def status(
             err.print(f"{told.recorded:,} recorded, {told.unchanged:,} known already.")
         with sessions.reading(engine) as session:
             report = _report(session, name, number)[1]
-            facts, promise = audit_reports.as_json(report), audit_reports.promise_json(report)
+            facts, promise = _facts(report), audit_reports.promise_json(report)
             target, drawn = report.audit.target, report.findings is not None
     if sidecar:
         if "table" not in target:
@@ -201,7 +202,7 @@ def list_audits(
     (name,) = in_order(typed, project)
     with database() as (_, engine), sessions.reading(engine) as session:
         chosen = projects.by_name(session, name)
-        rows = [audit_reports.as_json(one) for one in audit_reports.listing(session, chosen)]
+        rows = [_facts(one) for one in audit_reports.listing(session, chosen)]
     if as_json:
         return print_json(rows)
     table = Table("audit", "version", "of", "kept", "scored", "verdict", "at least")
@@ -215,6 +216,13 @@ def list_audits(
         )  # fmt: skip
     out.print(table if rows else "No audit yet: tastemaker audit start PROJECT")
     return None
+
+
+def _facts(report: "AuditReport") -> dict[str, Any]:
+    """An audit, its cuts told in the unit of `--min`."""
+    from tastemaker.evaluation import audit_reports
+
+    return audit_reports.as_json(replace(report, cut_words=audit_reports.in_percent))
 
 
 def in_words(facts: dict[str, Any]) -> str:

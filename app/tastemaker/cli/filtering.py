@@ -258,13 +258,20 @@ def score(
             return
         title = f"{first.name}: the best of {plain(str(path))}"
         try:
-            write_atomic(sheet, score_sheets.draw(ranked, path, limits, title))
+            drawn, empty = score_sheets.draw(ranked, path, limits, title)
+            if empty == len(ranked):
+                err.print("None of the pictures was found, so no contact sheet is drawn.")
+                return
+            write_atomic(sheet, drawn)
         except Exception as error:
             err.print(f"The scores are there; the contact sheet {plain(str(sheet))} is not.")
             faults.append(error)
         else:
             best = "one is" if len(ranked) == 1 else f"{len(ranked):,} are"
-            err.print(f"The best {best} drawn in {plain(str(sheet))}.")
+            lack = f"; {empty:,} frames are empty: their pictures were not found" if empty else ""
+            if empty == 1:
+                lack = "; 1 frame is empty: its picture was not found"
+            err.print(f"The best {best} drawn in {plain(str(sheet))}{lack}.")
 
     if to is not None and in_parts:
         terms = parts.Terms(to, low, high, more, keeping, ", ".join(sorted(kinds or [])))
@@ -317,7 +324,7 @@ def score(
         ranked = score_tables.best(rows)
     passing = max(written, len(ranked))
     limits_told = f" ({low:g}–{high:g} %)" if (low, high) != (0.0, 100.0) else ""
-    err.print(f"{passing:,} of {scored:,} pass{limits_told}.")
+    err.print(f"{passing:,} of {scored:,} pass{limits_told}{_skipped(told.skipped)}.")
     draw_sheet(shown.best())
     if missing.count:
         faults.append(missing.in_words())
@@ -346,6 +353,10 @@ def score(
     else:
         out.print(f"{counted(written, 'row')} written to {plain(str(to))}.")
     _raise_first(faults + unread)
+
+
+def _skipped(count: int, when: str = "") -> str:
+    return f"; {count:,} {were(count)} skipped{when}" if count else ""
 
 
 def _raise_first(faults: list[Exception]) -> None:
@@ -382,7 +393,9 @@ def _score_in_parts(
             **panel.run, precision=precision,
         )  # fmt: skip
     rows = sum(part.rows for part in written.parts)
-    err.print(f"{rows:,} of {sum(part.scored for part in written.parts):,} pass.")
+    scored = sum(part.scored for part in written.parts)
+    skipped = _skipped(told.skipped, " in this run" if written.kept else "")
+    err.print(f"{rows:,} of {scored:,} pass{skipped}.")
     already = f"; {counted(written.kept, 'part')} {were(written.kept)} there already"
     out.print(
         f"{counted(rows, 'row')} in {counted(len(written.parts), 'part')} in "

@@ -14,6 +14,7 @@ from tastemaker.encoding.embedding_files import PATH_COLUMNS, Block, Embeddings,
 from tastemaker.encoding.embedding_shards import fitted, two_before_ten, unified
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
+from tastemaker.files.damage import AGAIN, PARQUET, unreadable
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _head_of(metadata: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(metadata)
     except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{metadata.name} is not a Parquet file.") from error
+        raise unreadable(metadata, PARQUET) from error
 
 
 def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:
@@ -167,6 +168,6 @@ class _Rows:
                 more = pa.Table.from_batches([next(self._batches)])
                 self._held = pa.concat_tables([self._held, more])
         except (pa.ArrowException, OSError, StopIteration) as error:
-            raise Invalid(f"{self._path.name} is damaged.") from error
+            raise Invalid(f"{self._path.name} is damaged.", AGAIN) from error
         rows, self._held = self._held.slice(0, count), self._held.slice(count)
         return rows

@@ -5,8 +5,6 @@ Whatever the size of the file, memory holds one block. Rows have paths: those of
 caption) goes with it.
 """
 
-import io
-import math
 import os
 import re
 import zipfile
@@ -23,8 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tastemaker.encoding.npy_headers import read_header, rows_of, why_no_npy
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file, write_atomic
+from tastemaker.files.damage import AGAIN, NPZ, PARQUET, unreadable
 
 EMBEDDING_SUFFIXES = frozenset({".npy", ".npz", ".parquet"})
 BLOCK = 32768  # rows; in smaller blocks the threads wait for the last one too often
@@ -91,7 +91,7 @@ def _row_numbers(start: int, stop: int) -> pa.Array:
 
 def _open_npy(source: Path) -> Embeddings:
     x = _mapped(source)
-    rows, dim = _rows_of(source.name, x.shape, x.dtype)
+    rows, dim = rows_of(source.name, x.shape, x.dtype)
 
     def read(first: int) -> Iterator[Block]:
         for start in range(first, rows, BLOCK):
@@ -102,61 +102,12 @@ def _open_npy(source: Path) -> Embeddings:
     return Embeddings(rows, dim, read, (source,))
 
 
-def _rows_of(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Rows and values of each; `Invalid` for what is no array of embeddings."""
-    needed = "Rows of floating-point embeddings, (N, D), are needed."
-    if len(shape) == 2 and not shape[0]:
-        raise Invalid(f"{name} is empty: it holds no embedding.", needed)
-    if len(shape) != 2 or dtype.kind != "f" or not math.prod(shape):
-        raise Invalid(f"{name} holds an array of shape {shape}, type {dtype}.", needed)
-    return shape[0], shape[1]
-
-
-HEAD_BYTES = 2**12  # of a .npy; its header has a hundred, or some hundreds
-
-
-def npy_rows(name: str, head: bytes, size: int) -> tuple[int, int]:
-    """Rows and values of each, as the first `HEAD_BYTES` of a `.npy` of `size` bytes tell. Raises
-    `Invalid` as opening it would."""
-    file = io.BytesIO(head)
-    try:
-        shape, _, dtype = _read_npy_header(file)
-    except (ValueError, OSError, EOFError, OverflowError) as error:
-        raise Invalid(
-            f"{name} is not a plain .npy array.", "It does not begin as one does."
-        ) from error
-    rows, dim = _rows_of(name, shape if len(shape) != 1 else (1, *shape), dtype)
-    wanted = file.tell() + rows * dim * dtype.itemsize
-    if size < wanted:
-        raise Invalid(
-            f"{name} is cut short: {size:,} of its {wanted:,} bytes are there.", "Copy it again."
-        )
-    return rows, dim
-
-
 def _mapped(source: Path) -> NDArray[Any]:
     try:
         x: NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
         return x[None] if x.ndim == 1 else x
     except (ValueError, OSError, EOFError, AttributeError) as error:  # a zip has no `ndim`
-        raise Invalid(f"{source.name} is not a plain .npy array.", _why_no_npy(source)) from error
-
-
-def _why_no_npy(source: Path) -> str:
-    """What is the matter with a file that numpy does not map, and what to do."""
-    again = "Write it again with numpy.save, or copy it again."
-    try:
-        with source.open("rb") as file:
-            shape, _, dtype = _read_npy_header(file)
-            there = os.fstat(file.fileno()).st_size - file.tell()
-    except (ValueError, OSError, EOFError, OverflowError):
-        return f"It does not begin as one does. {again}"
-    if dtype.hasobject:
-        return "It holds Python objects, which are never unpacked. Save an array of numbers alone."
-    wanted = math.prod(shape) * dtype.itemsize
-    if there < wanted:
-        return f"It is cut short: {there:,} of its {wanted:,} bytes are there. {again}"
-    return again
+        raise why_no_npy(source) from error
 
 
 def floats(x: NDArray[Any]) -> Vectors:
@@ -171,10 +122,8 @@ def floats(x: NDArray[Any]) -> Vectors:
 NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
 NPZ_PATHS = ("paths", *PATH_COLUMNS)
 # What reading a file as .npz raises where it is none, or a damaged one.
-NOT_NPZ = (
-    zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError,
-    RuntimeError,  # of an encrypted member
-)  # fmt: skip
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
+NOT_NPZ = (*DAMAGED, ValueError, NotImplementedError, RuntimeError)  # the last: it is encrypted
 LONGEST_PATH = 2**14  # bytes; a text of an array takes as many as the longest of them
 
 
@@ -195,6 +144,8 @@ def _open_npz(source: Path) -> Embeddings:
                 for name in archive.namelist()
                 for file in [archive.open(name)]
             ]
+    except DAMAGED as error:
+        raise unreadable(source, NPZ) from error
     except NOT_NPZ as error:
         raise Invalid(f"{source.name} is not an .npz that can be read: {error}.") from error
     vectors = _chosen(source, members)
@@ -226,8 +177,8 @@ def _open_npz(source: Path) -> Embeddings:
                         told = pc.coalesce(told, _row_numbers(start, start + len(x)))
                     yield told, floats(x), None
                     start += len(x)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise Invalid(f"{source.name} is damaged after row {start}.") from error
+        except (*DAMAGED, ValueError) as error:
+            raise Invalid(f"{source.name} is damaged after row {start}.", AGAIN) from error
 
     return Embeddings(rows, dim, read, (source,))
 
@@ -252,24 +203,15 @@ def _chosen(source: Path, members: list[_Member]) -> _Member:
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with file:
-        shape, by_columns, dtype = _read_npy_header(file)
+        shape, by_columns, dtype = read_header(file)
     return shape if not by_columns or len(shape) < 2 else (), dtype  # what cannot be read by rows
-
-
-def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    reading = np.lib.format.read_array_header_2_0
-    if version == (1, 0):
-        reading = np.lib.format.read_array_header_1_0
-    shape, by_columns, dtype = reading(file)
-    return shape, by_columns, dtype
 
 
 def _npy_blocks(archive: zipfile.ZipFile, member: _Member, first: int) -> Iterator[NDArray[Any]]:
     """The rows of an array in a zip from `first` on, some at a time, without the whole in memory.
     What lies before is passed over, which takes time only where it is packed."""
     with archive.open(f"{member.name}.npy") as file:
-        _read_npy_header(file)
+        read_header(file)
         row = member.dtype.itemsize * int(np.prod(member.shape[1:]))
         file.seek(first * row, os.SEEK_CUR)
         for start in range(first, member.shape[0], BLOCK):
@@ -291,7 +233,7 @@ def _open_parquet(source: Path) -> Embeddings:
         column = "" if single else _embedding_column(file.schema_arrow, source)
         dim = len(single) or _first_length(file, column)
     except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{source.name} is not a Parquet file.") from error
+        raise unreadable(source, PARQUET) from error
     if dim is None:
         raise Invalid(f"{source.name} holds no embedding in its column “{column}”.")
     names = file.schema_arrow.names
@@ -318,7 +260,7 @@ def _open_parquet(source: Path) -> Embeddings:
                     yield paths, _vectors(batch[column], dim, source, start), told
                 start += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise Invalid(f"{source.name} is damaged after row {start}.") from error
+            raise Invalid(f"{source.name} is damaged after row {start}.", AGAIN) from error
 
     about = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()
              if key in (b"encoder", b"encoder_fingerprint")}  # fmt: skip

@@ -1,6 +1,7 @@
 """What an audit promises, in numbers and in words, for the pages, programs, cards and tables."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,12 +28,24 @@ from tastemaker.queues.audited import answers
 
 DEFAULT_PERSON = Settings.model_fields["annotator"].default  # whose name is nobody's
 WORTH_SAYING = 0.05  # a lower bound below that says nothing
+CutWords = Callable[[float], str]  # a cut (0–1) in the unit of who asks
+
+
+def in_points(cut: float) -> str:
+    """As people score: 0.585 → “5.85 points”."""
+    return f"{10 * cut:.2f} points"
+
+
+def in_percent(cut: float) -> str:
+    """As filters speak: 0.585 → “58.5 %”."""
+    return f"{100 * cut:.4g} %"
 
 
 @dataclass(frozen=True)
 class AuditReport:
     """An audit with what belongs to it. `findings` is None until its images are drawn. Of `drawn`
-    images, `answered` have an answer (a skip is none)."""
+    images, `answered` have an answer (a skip is none). `cut_words` is how its sentences tell of
+    cuts."""
 
     audit: Audit
     version: Version
@@ -43,6 +56,7 @@ class AuditReport:
     findings: Findings | None
     drawn: int = 0
     left: int = 0
+    cut_words: CutWords = in_points
 
     @property
     def answered(self) -> int:
@@ -241,22 +255,17 @@ def headline(report: AuditReport, *, for_file: bool = False) -> str:
 
 
 def _found(report: AuditReport, for_file: bool) -> str:
-    """“Keep from 62.5 % on (6.25 points): at least 90 % of the 12,004 images there you would …”"""
+    """“Keep from 6.25 points on: at least 90 % of the 12,004 images there you would …”"""
     audit, found = report.audit, report.findings
     assert found is not None
     if found.found_cut is None:
         return f"No cut is shown to hold {_asked(audit.goal)} yet. {forecast(report)}".rstrip()
     cut = found.found_cut.cut
     return (
-        f"Keep from {cut_words(cut)} on: at least {_asked(audit.goal)} "
+        f"Keep from {report.cut_words(cut)} on: at least {_asked(audit.goal)} "
         f"{_of(report, f'the {found.found_cut.kept:,} images there')} {_would(report, for_file)} "
         f"({_asked(audit.confidence)} confidence)."
     )
-
-
-def cut_words(cut: float) -> str:
-    """A cut as people score: 0.585 → “5.85 points”."""
-    return f"{10 * cut:.2f} points"
 
 
 def _would(report: AuditReport, for_file: bool) -> str:
@@ -330,7 +339,7 @@ def stricter(report: AuditReport) -> str:
     if found.found_cut.kept == audit.population["kept"]:
         return ""
     return (
-        f"A stricter cut holds it: from {cut_words(found.found_cut.cut)} on, at least "
+        f"A stricter cut holds it: from {report.cut_words(found.found_cut.cut)} on, at least "
         f"{_asked(audit.goal)} {_of(report, f'the {found.found_cut.kept:,} kept')} "
         f"({_asked(audit.confidence)} confidence)."
     )

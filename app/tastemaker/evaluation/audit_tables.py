@@ -21,6 +21,7 @@ from tastemaker.files import (
     unescape_formula,
     write_atomic,
 )
+from tastemaker.files.damage import AGAIN, PARQUET, unreadable
 from tastemaker.files.json_text import json_text
 from tastemaker.filtering.shards import Named, is_shard
 from tastemaker.scores.references import References
@@ -134,6 +135,8 @@ def read_table(path: Path) -> ScoredTable:
         try:
             names, about = _described(part)
         except (ArrowException, OSError, ValueError) as error:
+            if part.suffix.lower() == ".parquet":
+                raise unreadable(part, PARQUET) from error
             raise Invalid(
                 f"{part.name} cannot be read as a table.", "`tastemaker score --out` writes one."
             ) from error
@@ -151,6 +154,8 @@ def read_table(path: Path) -> ScoredTable:
         try:
             scores += [batch.cast("float64").to_numpy(zero_copy_only=False)
                        for batch in _batches(part, SCORES)]  # fmt: skip
+        except OSError as error:
+            raise Invalid(f"{part.name} is cut short or damaged.", AGAIN) from error
         except ArrowException as error:
             raise Invalid(f"The column “{SCORES}” of {part.name} holds no numbers.") from error
         model, model_sha256 = about.get("model", model), about.get("model_sha256", model_sha256)

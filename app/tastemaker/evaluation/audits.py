@@ -37,6 +37,7 @@ from tastemaker.database.tables import (
 from tastemaker.database.tables.audits import AuditPopulation
 from tastemaker.errors import CheckpointError, Conflict, Invalid, NotFound
 from tastemaker.evaluation import test_runs
+from tastemaker.evaluation.audit_reports import CutWords, in_points
 from tastemaker.evaluation.audit_tables import (
     ScoredTable,
     known_image,
@@ -105,13 +106,14 @@ class Prepared:
 
 def prepare(
     session: Session, settings: Settings, project: Project, version: Version, person: Annotator,
-    target: Target, terms: Terms,
+    target: Target, terms: Terms, tell: CutWords = in_points,
 ) -> Prepared:  # fmt: skip
     """Draw the images of an audit; this reads every prediction of the target, so not within a
-    transaction that writes. Raises `Conflict` where an audit would tell nothing: too few images
-    pass, or they are unlike what the version learned from."""
+    transaction that writes. What is raised tells of cuts as they were asked for. Raises
+    `Conflict` where an audit would tell nothing: too few images pass, or they are unlike what the
+    version learned from."""
     classes.check_scores(project)
-    check_terms(terms)
+    check_terms(terms, tell)
     if version.project_id != project.id:
         raise NotFound(f"“{project.name}” has no such version.", "Choose one of its own.")
     if person.proxy:
@@ -128,7 +130,7 @@ def prepare(
         seed=secrets.randbelow(2**31) if terms.seed is None else terms.seed,
     )  # fmt: skip
     if target.table is not None:
-        return _of_table(session, settings, version, audit, target.table, target.root)
+        return _of_table(session, settings, version, audit, target.table, target.root, tell)
     if target.test_run is not None:
         run = session.get(TestRun, target.test_run)
         if run is None or run.project_id != project.id:
@@ -148,7 +150,7 @@ def prepare(
             + (", or learned from all of them." if learned else "."),
             "Try a test run of it on images that it does not know.",
         )
-    return _draw(session, version, audit, drawable, {"learned": learned})
+    return _draw(session, version, audit, drawable, {"learned": learned}, tell)
 
 
 def store(session: Session, prepared: Prepared) -> Audit:
@@ -168,10 +170,10 @@ def store(session: Session, prepared: Prepared) -> Audit:
     return audit
 
 
-def check_terms(terms: Terms) -> None:
+def check_terms(terms: Terms, tell: CutWords = in_points) -> None:
     """Raises `Invalid`."""
     if terms.cut is not None and not (math.isfinite(terms.cut) and 0 < terms.cut <= 1):
-        raise Invalid("The cut is above 0 and at most 10 points.", "The threshold is a good one.")
+        raise Invalid(f"The cut is above 0 and at most {tell(1)}.", "The threshold is a good one.")
     if not 1 <= terms.good_from <= 10:
         raise Invalid("Good is a score of at least 1 to 10.", "Choose one of them.")
     if not 0.5 <= terms.goal <= 0.99:
@@ -236,11 +238,11 @@ def learned_groups(session: Session, version: Version) -> set[str]:
     return {*session.exec(labelled), *session.exec(answered)}
 
 
-def require_enough(version: Version, kept: int, every: int, cut: float) -> None:
+def require_enough(version: Version, kept: int, every: int, cut: str) -> None:
     """Raises `Conflict` where so few pass that one looks at all of them."""
     if kept < audits.FEWEST_KEPT:
         raise Conflict(
-            f"Only {kept:,} of {every:,} images pass at {10 * cut:.1f} by {version.number}: too "
+            f"Only {kept:,} of {every:,} images pass at {cut} by {version.number}: too "
             f"few to draw from. An audit needs {audits.FEWEST_KEPT}.",
             "Choose a lower cut, or look at all of those that pass.",
         )
@@ -248,14 +250,14 @@ def require_enough(version: Version, kept: int, every: int, cut: float) -> None:
 
 def _draw(
     session: Session, version: Version, audit: Audit, drawable: Drawable,
-    population: AuditPopulation,
+    population: AuditPopulation, tell: CutWords,
 ) -> Prepared:  # fmt: skip
     if not audit.cut:
         audit.target = audit.target | {"search": True}
         chances = audits.chance_of(drawable.scores, drawable.spread, audit.good_from)
         audit.cut = audits.cut_to_search_from(drawable.scores, chances, audit.goal)
     kept = drawable.scores >= audit.cut
-    require_enough(version, int(kept.sum()), len(kept), audit.cut)
+    require_enough(version, int(kept.sum()), len(kept), tell(audit.cut))
     order = audits.draw(drawable.scores, audit.cut, audit.seed, audit.share_below)
     first = [int(drawable.ids[row]) for row in order if kept[row]][:SAMPLE]
     unlike = _share_unlike(session, version, first)
@@ -305,7 +307,7 @@ def _share_unlike(session: Session, version: Version, sample: Sequence[int]) -> 
 
 def _of_table(
     session: Session, settings: Settings, version: Version, audit: Audit, path: Path,
-    root: Path | None,
+    root: Path | None, tell: CutWords,
 ) -> Prepared:  # fmt: skip
     for place in (path, root):
         if place is not None and not within(place.resolve(), settings.roots):
@@ -318,7 +320,7 @@ def _of_table(
         chances = audits.chance_of(table.scores, spread, audit.good_from)
         audit.cut = audits.cut_to_search_from(table.scores, chances, audit.goal)
     kept = int((table.scores >= audit.cut).sum())
-    require_enough(version, kept, len(table.scores), audit.cut)
+    require_enough(version, kept, len(table.scores), tell(audit.cut))
     audit.kind, audit.name = "table", path.name
     beside = (root or path.absolute().parent).absolute()
     references = References(session, beside)

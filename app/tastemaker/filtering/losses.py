@@ -4,7 +4,7 @@ whole."""
 
 from collections.abc import Callable
 
-from tastemaker.errors import Incomplete, TastemakerError, Unavailable
+from tastemaker.errors import BadImage, Incomplete, TastemakerError, Unavailable
 
 OnError = Callable[[str, TastemakerError], None]  # path, why it cannot be used
 
@@ -40,13 +40,16 @@ class Missing:
 
 class ErrorCount:
     """Passes on what could not be used, and counts the archives and folders among it that could
-    not be read to their end."""
+    not be read to their end, and apart from them the pictures and rows that were `skipped`."""
 
     def __init__(self, on_error: OnError) -> None:
-        self._on_error, self.incomplete = on_error, 0
+        self._on_error, self.incomplete, self.skipped = on_error, 0, 0
 
     def __call__(self, path: str, error: TastemakerError) -> None:
-        self.incomplete += isinstance(error, Incomplete)
+        if isinstance(error, Incomplete):
+            self.incomplete += 1
+        else:
+            self.skipped += isinstance(error, BadImage)
         self._on_error(path, error)
 
     def in_words(self) -> Incomplete:

@@ -29,15 +29,15 @@ from tastemaker.encoding.clip_retrieval import (
 )
 from tastemaker.encoding.embedding_files import (
     EMBEDDING_SUFFIXES,
-    HEAD_BYTES,
     columns_beside,
-    npy_rows,
     open_embeddings,
 )
 from tastemaker.encoding.embedding_shards import APART, open_shards, two_before_ten, unified
+from tastemaker.encoding.npy_headers import HEAD_BYTES, npy_rows
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import is_bare_name
 from tastemaker.files.addresses import WEB, Address
+from tastemaker.files.damage import HEAD, PARQUET, unreadable_from
 from tastemaker.files.folders import lies_in_system
 from tastemaker.filtering.fetched import Needed
 from tastemaker.filtering.remote import (
@@ -357,4 +357,5 @@ def _footer(store: Store, file: RemoteFile, tail: bytes) -> pq.FileMetaData:
     try:
         return pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{file.address} is not a Parquet file.") from error
+        (head,) = heads_of(store, [file], HEAD)
+        raise unreadable_from(str(file.address), head, PARQUET) from error

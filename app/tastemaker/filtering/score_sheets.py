@@ -21,15 +21,16 @@ MOST = 200  # tiles
 USUAL = 100
 
 
-def draw(ranked: pa.Table, source: Path, limits: Limits, title: str) -> bytes:
-    """A PNG of the rows in their order, each with its percentage. A picture that is not there any
-    more, or lies beside embeddings and cannot be found, is an empty frame."""
+def draw(ranked: pa.Table, source: Path, limits: Limits, title: str) -> tuple[bytes, int]:
+    """A PNG of the rows in their order, each with its percentage, and how many of its frames are
+    empty: of a picture that is not there any more, or lies beside embeddings and cannot be
+    found."""
     rows = ranked.slice(0, MOST)
     names = rows["path"].to_pylist()
     small = dict(_small(names, source, limits))
     told = [probability(percent / 100) for percent in rows["percent"].to_pylist()]
     tiles = [(small.get(name), text) for name, text in zip(names, told, strict=True)]
-    return contact_sheet.draw(tiles, title)
+    return contact_sheet.draw(tiles, title), sum(tile is None for tile, _ in tiles)
 
 
 def _small(names: list[str], source: Path, limits: Limits) -> Iterator[tuple[str, Image.Image]]:

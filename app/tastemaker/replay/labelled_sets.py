@@ -24,9 +24,10 @@ from tastemaker.database.tables import (
     Project,
     ProjectCollection,
 )
-from tastemaker.encoding.embedding_files import NOT_NPZ
+from tastemaker.encoding.embedding_files import DAMAGED, NOT_NPZ
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
+from tastemaker.files.damage import NPZ, unreadable
 from tastemaker.replay.people import People
 from tastemaker.replay.runs import LabelledSet
 from tastemaker.scores import classes
@@ -72,6 +73,8 @@ def _read_arrays(path: Path, names: tuple[str, ...], *, people: bool) -> dict[st
         with np.load(path, allow_pickle=False) as file, np.errstate(over="ignore"):
             arrays = {name: file[name] for name in headers}
             arrays["embeddings"] = x = np.asarray(arrays["embeddings"], np.float32)
+    except DAMAGED as error:
+        raise unreadable(path, NPZ) from error
     except NOT_NPZ as error:
         raise Invalid(
             f"{path.name} is not a readable .npz.",

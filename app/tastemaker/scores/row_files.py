@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tastemaker.errors import Invalid, NotFound
 from tastemaker.files import is_file
+from tastemaker.files.damage import PARQUET, unreadable
 from tastemaker.files.texts import composed, lines_of, read_text
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _parquet(file: Path) -> Iterator[Row]:
                 if any(cell is not None for cell in cells):
                     yield Row(f"Row {number}", dict(zip(names, cells, strict=True)))
     except (pa.ArrowException, OSError) as error:
-        raise Invalid(f"{file.name} is not a Parquet file.") from error
+        raise unreadable(file, PARQUET) from error
 
 
 def _values(column: "pa.Array", file: Path) -> list[Any]:
