@@ -461,7 +461,7 @@ def test_a_slice_and_what_is_expected_of_it_by_forms_alone(world: World) -> None
     assert "mean prediction at most 1.25 points" in page and ">fail<" in page
     assert "blocks activation" in page
     assert "mean prediction at most 1.25 points" in world.client.get("/versions/2").text
-    assert 'value="1.25"' in page and "in points" in page, "typed in the unit it is shown in"
+    assert 'value="1.25"' in page and "Points, or %" in page, "typed in the unit it is shown in"
     with reading(world.engine) as session:
         assert session.exec(select(Expectation.value)).one() == 0.125
     changed = data | {"expectation_id": "1", "value": "95 %"}

@@ -68,7 +68,6 @@ def context(
         "measures": expectations.measures(project),
         "kinds": classes.of_project(session, project),
         "bounds": expectations.BOUNDS,
-        "in_points": expectations.IN_POINTS,
         "as_typed": expectations.typed,
         "typed": {"form": "", **(typed or {})},
         "error": error,
