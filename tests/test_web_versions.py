@@ -251,7 +251,11 @@ def test_contact_sheets_prefer_what_the_version_never_learned_from(world: World)
         2: True, 10: False, 11: False,
     }  # fmt: skip
     assert [tile["score"] for tile in top] == sorted((tile["score"] for tile in top), reverse=True)
-    assert ">cv</abbr>" in world.client.get("/versions/2").text
+    page = world.client.get("/versions/2").text
+    assert ">cross-validated</span>" in page and ">cv<" not in page
+    assert page.count("Cross-validated: the version trained on it") == 1, (
+        "said where it first stands"
+    )
 
 
 def test_contact_sheets_show_the_extremes_and_the_threshold(world: World) -> None:
