@@ -182,7 +182,7 @@ if (grid) {
 
   function held(entry, { text, hint }) {
     waiting();
-    warn(text, `It waits in this browser, listed under “Waiting”. ${hint}`);
+    warn(text, `What you said waits in this browser, listed under “Waiting”. ${hint}`);
   }
 
   function changed(left, late, why) {

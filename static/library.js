@@ -116,9 +116,10 @@ if (one) {
   });
 }
 
-/* A filter applies as soon as it is changed, and its field keeps the focus; not where site data is
-   blocked: reading `sessionStorage` throws there. */
-const filters = byId("filters"), FOCUSED = "library-filter";
+/* A filter applies as soon as it is changed, words once the typing pauses, and its field keeps the
+   focus; not where site data is blocked: reading `sessionStorage` throws there. */
+const filters = byId("filters"), FOCUSED = "library-filter", PAUSE = 600;
+let pause = 0;
 function keepFocus(name) {
   try { sessionStorage.setItem(FOCUSED, name); } catch { /* not kept, then */ }
 }
@@ -138,6 +139,20 @@ if (filters) {
       for (const value of asked) formData.append(name, value);
     }
   });
-  filters.elements[keptFocus()]?.focus?.();
+  /* However often the typing pauses, it is one step back to where it began. */
+  filters.addEventListener("input", ({ target }) => {
+    if (target.type !== "search") return;
+    clearTimeout(pause);
+    pause = setTimeout(() => {
+      keepFocus(target.name);
+      const asked = `${filters.action}?${new URLSearchParams(new FormData(filters))}`;
+      if (target.defaultValue) location.replace(asked);
+      else location.assign(asked);
+    }, PAUSE);
+  });
+  filters.addEventListener("submit", () => clearTimeout(pause));
+  const kept = filters.elements[keptFocus()];
+  kept?.focus?.();
+  if (kept?.type === "search") kept.setSelectionRange(kept.value.length, kept.value.length);
   keepFocus("");
 }

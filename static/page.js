@@ -68,6 +68,13 @@ document.addEventListener("htmx:before:response", (event) => {
   event.target.dispatchEvent(new CustomEvent("htmx:response:error", { bubbles: true, detail: event.detail }));
 });
 
+/* Without an answer nothing was changed, and the page says so. What asks by itself asks again by itself. */
+document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
+  if (ctx?.response) return;
+  if (ctx && ctx.request.method !== "GET") warn("The server cannot be reached; this is not saved.", "Do it again in a moment.");
+  else if (ctx?.sourceEvent?.isTrusted) warn("The server cannot be reached.", "Try again in a moment.");
+});
+
 /* So does a plain form: what is changed here was meant for the library that the page shows. */
 document.addEventListener("submit", ({ target: form }) => {
   if (form.method !== "post" || form.enctype === "multipart/form-data" || form.querySelector("[name=opened_in]")) return;

@@ -325,7 +325,7 @@ class ScoringSession {
 
   /* It cannot be saved now, and waits; scoring goes on. */
   held(entry, { text, hint }) {
-    return [["warn", text, `It waits in this browser, listed under “Waiting”. ${hint}`]];
+    return [["warn", text, `What you said waits in this browser, listed under “Waiting”. ${hint}`]];
   }
 
   /* Another score was there before it, or there is nothing to take back: that is final. */

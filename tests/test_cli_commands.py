@@ -8,7 +8,7 @@ from sqlmodel import select
 from trained_world import Trained, open_trained, trained_home, vectors
 from web_world import drawn
 
-from tastemaker import jobs, versions
+from tastemaker import jobs, projects, versions
 from tastemaker.database import tables
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import (
@@ -19,7 +19,7 @@ from tastemaker.database.tables import (
     Version,
     VersionLabel,
 )
-from tastemaker.evaluation import test_runs
+from tastemaker.evaluation import expectations, test_runs
 from tastemaker.training import retrain
 from tests.command_line import Run, fails
 
@@ -276,6 +276,14 @@ def test_slices_are_added_listed_with_their_figures_and_removed(home: Trained, r
     assert told["version"] == "v1.0"
     assert {row["name"]: row["images"] for row in told["slices"]}["photo"] == 20
     assert "photo" in run("slices", "list", "Anime", "v1.0").out
+    with writing(home.engine) as session:
+        project = projects.by_name(session, "Anime")
+        expectations.expect(session, project, added["id"], "mean", "at most", 1.0)
+        expectations.expect(session, project, added["id"], "pass_rate", "at most", 1.0)
+    (mean, _) = run("slices", "list", "Anime", "--json").json["expectations"]
+    said = run("slices", "list", "Anime").out
+    assert f"mean prediction at most 10 points: {10 * mean['value']:.3g} over 20" in said
+    assert "pass rate at most 100 %: " in said
     for words, sentence in (
         (["--tag", "photo"], "There is a slice “photo” already."),
         (["--tag", "nothing"], "No image carries the tag “nothing”."),

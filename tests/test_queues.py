@@ -400,9 +400,28 @@ def test_the_live_model_notices_scores_new_vectors_and_a_moved_threshold(young: 
     assert refitted() and not refitted()
 
 
+@pytest.mark.parametrize(
+    ("then", "beside_figures_of_now"),
+    [
+        ("most informative near the threshold: 4.4 ± 2.5", "most informative near the threshold"),
+        ("near a boundary: photo 55 %, logo: old 40 %", "near a boundary"),
+        ("no tag fits; likeliest: photo 20 %", "no tag fits"),
+        ("predicted 7.1, you said 2", "you said 2"),
+        ("flagged by Mira: 2 hands too many", "flagged by Mira: 2 hands too many"),
+        (reasons.CONTROL, reasons.CONTROL),
+        ("", ""),
+    ],
+)
+def test_a_reason_of_that_time_brings_no_figures_of_that_time(
+    then: str, beside_figures_of_now: str
+) -> None:
+    assert reasons.without_figures(then) == beside_figures_of_now
+
+
 def test_reasons_are_words_for_a_person() -> None:
     pick = Pick(1, "threshold", score=0.78, uncertainty=0.1, label=9.0)
-    assert reasons.describe(pick) == "close to your threshold: 7.8 ± 1.0"
+    assert reasons.describe(pick) == "close to your threshold"
+    assert reasons.describe(replace(pick, why="teaching")) == "most informative near the threshold"
     assert reasons.describe(replace(pick, why="mistake")) == "predicted 7.8, you said 9"
     near = replace(pick, why="suspected_fp", twin=2, twin_label=2.0)
     assert reasons.describe(near) == "you scored a near-twin 2"

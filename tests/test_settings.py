@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sqlmodel import Session, select
 from web_world import World, add_job, add_version, events, full_world, make_world, score_some
 
-from tastemaker import projects
-from tastemaker.database.sessions import reading
+from tastemaker import projects, scores
+from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Annotator, Image, Label, Project
 from tastemaker.errors import TastemakerError
 from tastemaker.pages import keymap
@@ -99,7 +99,6 @@ def test_the_scale_is_told_in_words_until_the_project_has_its_own(world: World) 
 def test_another_rule_for_several_people_changes_the_labels_at_once(world: World) -> None:
     score_some(world, [2])
     from tastemaker import scores
-    from tastemaker.database.sessions import writing
 
     with writing(world.engine) as session:
         other = projects.annotator(session, "Ada")
@@ -197,6 +196,18 @@ def test_the_history_goes_back_in_pages_and_lists_an_image_once(world: World) ->
     assert [one["card"]["image_id"] for one in rest] == [4, 3, 2, 1]
 
 
+def test_what_was_scored_last_brings_the_reason_but_no_estimate_of_that_time(world: World) -> None:
+    then = "most informative near the threshold: 4.4 ± 2.5"
+    with writing(world.engine) as session:
+        project = world.project(session)
+        person = projects.annotator(session, world.settings.annotator)
+        scores.record(session, project, 1, person, "set", 4, origin="queue", reason=then)
+    (was,) = world.client.get(f"/api/v1{world.at}/history").json()
+    page = world.client.get(f"{world.at}/score").text
+    assert was["card"]["reason"] == "most informative near the threshold"
+    assert "most informative near the threshold</p>" in page and "4.4 ± 2.5" not in page
+
+
 def test_a_flag_carries_its_note_and_goes_back_to_its_image(world: World) -> None:
     answer = world.client.post(f"{world.at}/images/3/flag", data={"note": " look at the hands "})
     back = answer.headers["location"]
@@ -228,7 +239,6 @@ def test_a_project_goes_only_by_its_name_and_leaves_its_scores_and_images(tmp_pa
 
 
 def finish(world: World, job_id: int) -> None:
-    from tastemaker.database.sessions import writing
     from tastemaker.database.tables import Job
 
     with writing(world.engine) as session:

@@ -315,7 +315,7 @@ def test_a_missed_expectation_that_blocks_keeps_a_version_from_becoming_active()
     error = Estimate(value=-0.2, low=-0.3, high=-0.1, n=60)
     better = VersusVersion(difference=error, verdict="better", version="v1.0")
     assert evaluate.activation(later, better, missed(blocks=True).blocking) == (
-        False, "not activated: “photo”: mean prediction 14 %, expected at most 10 %",
+        False, "not activated: “photo”: mean prediction 1.4, expected at most 1 point",
     )  # fmt: skip
     assert evaluate.activation(later, better, missed(blocks=False).blocking)[0]
     assert evaluate.activation(later, better, missed(blocks=True, met=None).blocking)[0]

@@ -296,6 +296,28 @@ def test_every_card_of_a_review_costs_one_key(chromium: Browser, tmp_path: Path)
         assert [kind for _, kind, _ in events(world)[-3:]] == ["undo"] * 3
 
 
+def test_a_correction_that_reaches_no_server_says_so_and_can_be_made_again(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = full_world(tmp_path)
+    with serving(world) as address, browsing(chromium) as page:
+        page.goto(f"{address}{world.at}/review/false-positives")
+        card = page.locator("[data-card]").first
+        expect(card).to_be_focused()
+        before = events(world)
+        page.route(
+            "**/*",
+            lambda route: route.abort() if route.request.method == "POST" else route.continue_(),
+        )
+        page.keyboard.press("8")
+        expect(page.locator("#toast")).to_contain_text("cannot be reached; this is not saved.")
+        assert events(world) == before
+        page.unroute("**/*")
+        card.focus()
+        page.keyboard.press("8")
+        expect(page.locator("#toast")).to_contain_text("Saved 8")
+
+
 def test_the_next_page_of_a_review_comes_by_itself_once_all_is_saved(
     chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

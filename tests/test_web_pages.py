@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import Session, select
 from web_world import (
+    ORIGIN,
     World,
     add_image,
     add_job,
@@ -839,7 +840,29 @@ def test_an_unknown_page_is_a_404_in_every_form(world: World) -> None:
     assert world.client.get("/projects/x/score").status_code == 404
     assert world.client.get("/projects/99/score").status_code == 404
     assert world.client.get("/api/v1/nothing").json()["error"] == "There is no such page."
-    assert world.client.get("/projects").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"),
+    [
+        ("/projects/1/", "/projects/1"), ("/jobs/", "/jobs"), ("/projects", "/"),
+        ("/projects/?x=1", "/?x=1"),
+        ("/projects/1/library/?name=a%26b", "/projects/1/library?name=a%26b"),
+        ("/projects/%0d%0aX:%20y/library/", "/projects/%0D%0AX%3A%20y/library"),
+        ("/projects/99/", "/projects/99"), ("/nothing/", None), ("/nothing", None),
+        ("//evil.example/", None), ("//evil.example/projects/", None), ("/\\evil.example/", None),
+        ("/%2Fevil.example/", None), ("/%2Fprojects/", None),
+        ("/api/v1/projects/", None), ("/api/v1/projects/1/", None),
+    ],
+)  # fmt: skip
+def test_a_page_with_a_slash_too_many_is_found_and_nothing_leads_elsewhere(
+    world: World, asked: str, there: str | None
+) -> None:
+    for method in ("GET", "HEAD"):
+        answer = world.client.request(method, f"{ORIGIN}{asked}")
+        assert (answer.status_code, answer.headers.get("location")) == (
+            (404, None) if there is None else (308, there)
+        )
 
 
 @pytest.mark.sqlite

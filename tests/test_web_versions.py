@@ -251,7 +251,11 @@ def test_contact_sheets_prefer_what_the_version_never_learned_from(world: World)
         2: True, 10: False, 11: False,
     }  # fmt: skip
     assert [tile["score"] for tile in top] == sorted((tile["score"] for tile in top), reverse=True)
-    assert ">cv</abbr>" in world.client.get("/versions/2").text
+    page = world.client.get("/versions/2").text
+    assert ">cross-validated</span>" in page and ">cv<" not in page
+    assert page.count("Cross-validated: the version trained on it") == 1, (
+        "said where it first stands"
+    )
 
 
 def test_contact_sheets_show_the_extremes_and_the_threshold(world: World) -> None:
@@ -278,7 +282,7 @@ def test_the_list_counts_what_was_expected_and_names_what_was_missed(world: Worl
     add_version(world, 2, {}, metrics=metrics, activation="not activated: “photo”: mean")
     page = world.client.get(f"{world.at}/versions").text
     assert "1 of 2" in page
-    missed = "“photo”: mean prediction 14\u202f%, expected at most 10\u202f%"
+    missed = "“photo”: mean prediction 1.4, expected at most 1 point"
     assert f"Missed when published: {missed}" in page
     assert "It was not made active: “photo”: mean." in page
 
@@ -296,12 +300,13 @@ def test_what_was_found_when_published_and_what_is_found_today_are_told_apart(
         then = today[0].model_copy(update={"value": 0.05, "met": True})
         version.metrics = version.metrics.model_copy(update={"expectations": (then,)})
         version.event_high = 9  # of twelve scores
-    now = f"{100 * today[0].value:.3g}\u202f%"
+    now = f"{10 * today[0].value:.3g}"
     listed = world.client.get(f"{world.at}/versions").text
     assert "1 of 1" in listed and "met when published" in listed
     for address in ("/versions/2", f"{world.at}/slices?version=v1.1"):
         page = html.unescape(world.client.get(address).text)
-        assert now in page and "when published: <span hx-ignore>5\u202f%, met" in page, address
+        assert f" {now} over 8 images" in page, address
+        assert "when published: <span hx-ignore>0.5, met" in page, address
         assert "when published: <span hx-ignore>not stated yet" in page, address
     shelf = world.client.get(f"{world.at}/slices?version=v1.1").text
     assert "Versions when they were published: v1.1 met</span>" in shelf
@@ -311,7 +316,7 @@ def test_what_was_found_when_published_and_what_is_found_today_are_told_apart(
     assert told["expectations"][0]["when_published"]["value"] == 0.05
     assert told["expectations"][1]["when_published"] is None
     card = world.client.get("/versions/2/card.md").text
-    assert f"missed: {now.replace(chr(0x202F), ' ')} over 8 images" in card
+    assert f"missed: {now} over 8 images" in card
 
 
 # --- two versions --------------------------------------------------------------------------------
@@ -453,17 +458,20 @@ def test_a_slice_and_what_is_expected_of_it_by_forms_alone(world: World) -> None
     assert world.client.post(at, data={"kind": "tag", "tag": "photo"}).status_code == 303
     page = world.client.get(at).text
     assert "tagged “photo”" in page and "40\u202f%" in page
-    data = {"slice_id": "1", "measure": "mean", "bound": "at most", "value": "12,5 %",
+    data = {"slice_id": "1", "measure": "mean", "bound": "at most", "value": "1,25",
             "blocks": "true"}  # fmt: skip
     assert world.client.post(f"{world.at}/expectations", data=data).status_code == 303
     page = world.client.get(at).text
-    assert "mean prediction at most 12.5\u202f%" in page and ">fail<" in page
+    assert "mean prediction at most 1.25 points" in page and ">fail<" in page
     assert "blocks activation" in page
-    assert "mean prediction at most 12.5\u202f%" in world.client.get("/versions/2").text
-    changed = data | {"expectation_id": "1", "value": "95"}
+    assert "mean prediction at most 1.25 points" in world.client.get("/versions/2").text
+    assert 'value="1.25"' in page and "Points, or %" in page, "typed in the unit it is shown in"
+    with reading(world.engine) as session:
+        assert session.exec(select(Expectation.value)).one() == 0.125
+    changed = data | {"expectation_id": "1", "value": "95 %"}
     assert world.client.post(f"{world.at}/expectations", data=changed).status_code == 303
     page = world.client.get(at).text
-    assert "at most 95\u202f%" in page and ">pass<" in page and ">fail<" not in page
+    assert "at most 9.5 points" in page and ">pass<" in page and ">fail<" not in page
     assert world.client.post(f"{world.at}/expectations/1/remove").status_code == 303
     assert world.client.post(f"{world.at}/slices/1/remove").status_code == 303
     with reading(world.engine) as session:
@@ -480,6 +488,9 @@ def test_a_refused_slice_or_expectation_keeps_what_was_typed(world: World) -> No
     refused = world.client.post(f"{world.at}/expectations", data=data)
     assert refused.status_code == 422 and "is not a share" in refused.text
     assert 'value="two hundred"' in refused.text
+    data = {"slice_id": "1", "value": "35", "measure": "mean"}
+    refused = world.client.post(f"{world.at}/expectations", data=data)
+    assert refused.status_code == 422 and "35 % are 3.5 points" in refused.text
     assert world.client.post(f"{world.at}/expectations/7/remove").status_code == 404
 
 

@@ -92,6 +92,8 @@ def test_all_that_the_pages_point_to_is_under_the_path(hosted: World) -> None:
     assert passed_on.text == taken_off.text
     assert hosted.client.get("/taste").text == hosted.client.get("/taste/").text
     assert hosted.client.get("/tasteless").status_code == 404
+    slashed = hosted.client.get(f"/taste{hosted.at}/library/?sort=name")
+    assert slashed.headers["location"] == f"/taste{hosted.at}/library?sort=name"
 
 
 def test_answers_lead_on_and_back_under_the_path_and_cookies_are_its_own(hosted: World) -> None:

@@ -39,26 +39,32 @@ def slices_list(
     else:
         out.print(of_scores(told["slices"]))
     for check in told["expectations"]:
-        out.print(plain(_told(check, expectations.in_words(check["measure"], check.get("of", "")))))
+        out.print(plain(_told(check)))
     for row in told["under_represented"]:
         out.print(f"too few labels in “{plain(row['name'])}”")
     return None
 
 
-def _told(check: dict[str, Any], measure: str) -> str:
+def _told(check: dict[str, Any]) -> str:
+    from tastemaker.evaluation import expectations
+
+    measure = check["measure"]
     state = {True: "met", False: "missed", None: "too little to tell"}[check["met"]]
-    wanted = f"{measure} {check['bound']} {round(100 * check['limit'], 6):g} %"
-    found = f": {percent_in_three(check['value'])} over {check['images']}"
+    words = expectations.in_words(measure, check.get("of", ""))
+    wanted = f"{words} {check['bound']} {expectations.limit(measure, check['limit'])}"
+    found = f": {expectations.amount(measure, check['value'])} over {check['images']}"
     value = "" if check["met"] is None else found
     return f"{state}: “{check['slice']}” {wanted}{value}"
 
 
 def of_scores(rows: list[dict[str, Any]]) -> Table:
+    from tastemaker.evaluation import expectations
+
     table = Table("slice", "what", "images", "mean", "passes", "labels", "error", "FP", "FN")
     for row in rows:
         table.add_row(
             plain(row["name"]), plain(row["what"]), str(row.get("images", "–")),
-            *(percent_in_three(row.get(key)) for key in ("mean", "pass_rate")),
+            *(expectations.amount(key, row.get(key)) for key in ("mean", "pass_rate")),
             str(row.get("labelled", "–")), _points(row.get("mae")),
             _rate(row, "fp_rate", "fp_n"), _rate(row, "fn_rate", "fn_n"),
         )  # fmt: skip

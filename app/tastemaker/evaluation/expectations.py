@@ -1,10 +1,11 @@
 """Expectations: what a version must make of a slice, and whether it does.
 
-“Real-life photos: mean at most 10 %” is how the author of a predictor states what it is biased
+“Real-life photos: mean at most 1 point” is how the author of a predictor states what it is biased
 against. Each is held against every version; one that blocks keeps a version that misses it from
 becoming active.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,8 +27,10 @@ from tastemaker.learning.version_metrics import (
 )
 from tastemaker.scores import classes
 from tastemaker.scores.classes import ClassList
+from tastemaker.scores.scales import number_in
 
 MEASURES = {"mean": "mean prediction", "pass_rate": "pass rate"}
+IN_POINTS = "mean"  # told and typed in points of 0–10; every other measure is a rate, in percent
 # Of classes; all but the first are of one class, and said with its number: “recall:3”.
 CLASS_MEASURES = {
     "accuracy": "accuracy", "recall": "recall of {}", "precision": "precision of {}",
@@ -60,7 +63,7 @@ class Report:
 
     def when_published(self, check: ExpectationCheck) -> str:
         """What was found of an expectation when the version was published, where that is something
-        else than is found now: “14 %, missed”. Empty where it is the same."""
+        else than is found now: “1.4, missed”. Empty where it is the same."""
         then = self.recorded.get(check.id)
         if then is None:
             return "not stated yet"
@@ -86,8 +89,9 @@ class Report:
 
 
 def wanted(check: ExpectationCheck) -> str:
-    """“mean prediction at most 10 %”."""
-    return f"{in_words(check.measure, check.of)} {check.bound} {_limit(check)}"
+    """“mean prediction at most 1 point”, “pass rate at most 10 %”."""
+    measure = in_words(check.measure, check.of)
+    return f"{measure} {check.bound} {limit(check.measure, check.limit)}"
 
 
 def in_words(measure: str, of: str = "") -> str:
@@ -106,8 +110,45 @@ def measures(project: Project) -> dict[str, str]:
 
 
 def shown(check: ExpectationCheck) -> str:
-    """What the slice scores, with as many digits wherever it is told: “31.7 %”; empty without."""
-    return "" if check.value is None else percent_in_three(check.value)
+    """What the slice scores, as `amount` tells it; empty without."""
+    return "" if check.value is None else amount(check.measure, check.value)
+
+
+def amount(measure: str, value: float | None) -> str:
+    """A value in 0–1 of a measure, with as many digits wherever it is told: “3.17” points of a
+    mean, “31.7 %” of a rate; “–” of None."""
+    if measure != IN_POINTS:
+        return percent_in_three(value)
+    return "–" if value is None else f"{round(10 * value, 2):g}"
+
+
+def limit(measure: str, value: float) -> str:
+    """What is expected, in 0–1, as it was typed: “3.5 points”; 99.95 % is not 100 %."""
+    number = typed(measure, value)
+    if measure != IN_POINTS:
+        return f"{number} %"
+    return f"{number} {'point' if number == '1' else 'points'}"
+
+
+def typed(measure: str, value: float) -> str:
+    """The bare number of a limit in 0–1, in the unit of its measure."""
+    return f"{round((10 if measure == IN_POINTS else 100) * value, 6):g}"
+
+
+def parse_limit(measure: str, text: str) -> float:
+    """A limit as people write it, in 0–1: of a mean “3.5” points or “35 %”, of a rate “35” or
+    “35 %”. Raises `Invalid`."""
+    number = number_in(text)
+    points = measure == IN_POINTS and not text.strip().endswith("%")
+    value = math.nan if number is None else number / (10 if points else 100)
+    if 0 <= value <= 1:
+        return value
+    if not points:
+        raise Invalid(f"“{text[:20]}” is not a share.", "Give a number from 0 to 100, in per cent.")
+    hint = "Give a number from 0 to 10."
+    if number is not None and 10 < number <= 100:
+        hint = f"{number:g} % are {number / 10:g} points."
+    raise Invalid(f"“{text[:20]}” is not in points of 0–10.", hint)
 
 
 def missed(check: ExpectationCheck) -> str:
@@ -116,7 +157,7 @@ def missed(check: ExpectationCheck) -> str:
         return ""
     return (
         f"“{check.slice}”: {in_words(check.measure, check.of)} {shown(check)}, "
-        f"expected {check.bound} {_limit(check)}"
+        f"expected {check.bound} {limit(check.measure, check.limit)}"
     )
 
 
@@ -148,7 +189,9 @@ def expect(
     if bound not in BOUNDS:
         raise Invalid(f"“{bound[:20]}” is no bound.", "Use “at most” or “at least”.")
     if not 0 <= value <= 1:  # also refuses NaN
-        raise Invalid("What is expected lies between 0 and 100 %.", "Give a number of that range.")
+        raise Invalid(
+            f"What is expected lies between 0 and {limit(kind, 1)}.", "Give a number of that range."
+        )
     fields: dict[str, Any] = {
         "slice_id": row.id, "measure": kind, "class_number": class_number, "bound": bound,
         "value": value, "blocks": blocks,
@@ -313,8 +356,3 @@ def _within(value: float | None, stated: Expectation) -> bool | None:
         return None
     over = value - stated.value
     return over <= ROUNDING if stated.bound == "at most" else over >= -ROUNDING
-
-
-def _limit(check: ExpectationCheck) -> str:
-    """As it was typed: 99.95 % is not 100 %."""
-    return f"{round(100 * check.limit, 6):g} %"

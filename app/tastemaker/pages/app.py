@@ -4,14 +4,15 @@ import functools
 import logging
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, OperationalError
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 
 from tastemaker import __version__, projects
 from tastemaker.auth.failed_logins import FailedLogins
@@ -78,6 +79,7 @@ PAGES = (
     routers, test_runs, audits, try_it, predictions, add, score_tables, stars, series, write_back,
     folders, people, settings, priors, encoders, jobs, metrics, readiness,
 )  # fmt: skip
+MEANT = {"/projects": "/"}  # what a form is sent to, and the page that shows it
 
 
 def create_app(config: Settings | None = None, served_on: str = "") -> FastAPI:
@@ -232,6 +234,8 @@ def on_bad_request(request: Request, error: Exception) -> Response:
 
 def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if request.method == "GET" and (there := page_meant(request)):
+        return RedirectResponse(there, status_code=308)
     if error.status_code == 404:
         return error_response(request, no_such_page())
     refusal = TastemakerError(f"This cannot be done here ({error.detail}).")
@@ -239,6 +243,19 @@ def on_http_error(request: Request, error: Exception) -> Response:
     response = error_response(request, refusal)
     response.headers.update(error.headers or {})
     return response
+
+
+def page_meant(request: Request) -> str:
+    """The address of the page that a browser asks for with a slash behind it, or where only a form
+    goes; empty where no page is meant."""
+    path = str(request.scope["path"]).rstrip("/")
+    path = MEANT.get(path, path)
+    scope = {**request.scope, "path": path}
+    ours = (route for route in all_routes() if isinstance(route, GuardedRoute))
+    pages = (route for route in ours if not route.include_in_schema)
+    if path == request.scope["path"] or not any(r.matches(scope)[0] == Match.FULL for r in pages):
+        return ""
+    return quote(path) + (f"?{request.url.query}" if request.url.query else "")
 
 
 def no_such_page() -> NotFound:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from tastemaker.database.tables import Job
+from tastemaker.evaluation import expectations
 from tastemaker.files import percentages
 from tastemaker.importing.outcome import known_in_words
+from tastemaker.learning.version_metrics import ExpectationCheck
 from tastemaker.versions.version_report import SPACE
 
 if TYPE_CHECKING:  # most pages show none, and a start need not wait for it
@@ -27,9 +29,9 @@ def percent_to(low: float, high: float) -> str:
     return percentages.percent_range(low, high).replace(" ", SPACE)
 
 
-def percent_in_three(value: float | None) -> str:
-    """In three digits: “31.7 %”."""
-    return percentages.percent_in_three(value).replace(" ", SPACE)
+def found(check: ExpectationCheck) -> str:
+    """What a slice scores, in the unit of what is expected of it: “3.17”, “31.7 %”."""
+    return expectations.shown(check).replace(" ", SPACE)
 
 
 def probability(value: float | None) -> str:
@@ -185,7 +187,7 @@ def _markdown() -> "MarkdownIt":
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "percent": percent, "percent_to": percent_to, "percent_in_three": percent_in_three,
+    "percent": percent, "percent_to": percent_to, "found": found,
     "probability": probability, "predicted": predicted, "points": points, "signed": signed,
     "share": share,
     "score": score, "exact_percent": exact_percent,

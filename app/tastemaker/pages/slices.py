@@ -68,6 +68,7 @@ def context(
         "measures": expectations.measures(project),
         "kinds": classes.of_project(session, project),
         "bounds": expectations.BOUNDS,
+        "as_typed": expectations.typed,
         "typed": {"form": "", **(typed or {})},
         "error": error,
     }
@@ -151,7 +152,7 @@ def expect(
             project = projects.get(session, project_id)
             expectations.expect(
                 session, project, slice_id, f"{measure}:{of}" if of else measure, bound,
-                as_share(value), blocks,
+                expectations.parse_limit(measure, value), blocks,
                 expectation_id or None,
             )  # fmt: skip
     except TastemakerError as error:

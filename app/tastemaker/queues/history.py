@@ -9,6 +9,7 @@ from sqlmodel import Session, col
 from tastemaker import scores
 from tastemaker.config import Settings
 from tastemaker.database.tables import Annotator, Project, ScoreEvent, in_utc, now
+from tastemaker.queues import reasons
 from tastemaker.queues.cards import Card, QueueItem, cards, items_for
 from tastemaker.scores import Origin
 
@@ -17,7 +18,8 @@ PAUSE = timedelta(minutes=30)  # a longer one ends a session of scoring
 
 @dataclass(frozen=True)
 class Answered:
-    """A score or a skip that stands, and the card of its image with the reason of that time."""
+    """A score or a skip that stands, and the card of its image with the reason of that time, less
+    the figures of that time: beside it stand those of now."""
 
     event_id: int
     kind: str
@@ -63,10 +65,11 @@ def answered(events: Sequence[ScoreEvent], made: Sequence[Card]) -> list[Answere
     """The events with their cards, which are in the same order."""
     return [
         Answered(
-            event.id, event.kind, event.value, replace(card, reason=event.reason or card.reason)
+            event.id, event.kind, event.value,
+            replace(card, reason=reasons.without_figures(event.reason) or card.reason),
         )
         for event, card in zip(events, made, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def _answers(

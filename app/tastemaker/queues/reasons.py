@@ -9,6 +9,10 @@ from tastemaker.scores.classes import ClassList
 
 SURE = 0.75  # nobody would call that near a boundary
 CONTROL = "random sample (for evaluation)"
+CLOSE, INFORMATIVE = "close to your threshold", "most informative near the threshold"
+BOUNDARY, LEAST_CERTAIN = "near a boundary", "the least certain of those left"
+KINDS = ("class", "tag")
+UNFITTING, LIKELIEST = "no {} fits", "; likeliest: "
 AUDIT = "drawn at random for an audit"
 RE_ASKED = "asked again, to learn how steady scores are"
 
@@ -22,10 +26,9 @@ def describe(pick: Pick, known: ClassList | None = None) -> str:
         case "control":
             return CONTROL
         case "threshold":
-            return f"close to your threshold: {predicted} ± {_predicted(pick.uncertainty)}"
+            return CLOSE
         case "teaching":
-            interval = f"{predicted} ± {_predicted(pick.uncertainty)}"
-            return f"most informative near the threshold: {interval}"
+            return INFORMATIVE
         case "diverse":
             return f"unlike what you have {'labelled' if known else 'scored'} so far"
         case "cold_start":
@@ -56,8 +59,8 @@ def _of_classes(pick: Pick, known: ClassList) -> str:
         return "the model could not decide"
     (name, share), told = shares[0], _shares(shares)
     if pick.why == "no_class":
-        what = "tag" if known.several else "class"
-        return f"no {what} fits; likeliest: {told}"
+        what = KINDS[known.several]
+        return f"{UNFITTING.format(what)}{LIKELIEST}{told}"
     if pick.why != "doubtful":
         return undecided(shares)
     if not known.several:
@@ -77,7 +80,17 @@ def undecided(leading: list[tuple[str, float]]) -> str:
     """Between which classes a version cannot decide."""
     told = _shares(leading)
     near = max(max(share, 1 - share) if len(leading) == 1 else share for _, share in leading) < SURE
-    return f"near a boundary: {told}" if near else f"the least certain of those left: {told}"
+    return f"{BOUNDARY if near else LEAST_CERTAIN}: {told}"
+
+
+def without_figures(reason: str) -> str:
+    """The reason of an earlier moment without what was predicted at that moment, to stand beside
+    what is predicted now."""
+    head = reason.partition(LIKELIEST)[0].partition(": ")[0]
+    if head in (CLOSE, INFORMATIVE, BOUNDARY, LEAST_CERTAIN, *map(UNFITTING.format, KINDS)):
+        return head
+    predicted, _, label = reason.rpartition(", you said ")
+    return f"you said {label}" if predicted.startswith("predicted ") else reason
 
 
 def _shares(leading: list[tuple[str, float]]) -> str:

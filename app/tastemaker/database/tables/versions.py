@@ -215,7 +215,7 @@ class Slice(SQLModel, table=True):
 
 
 class Expectation(SQLModel, table=True):
-    """What a slice must score: “real-life photos: mean at most 10 %”. `value` is in [0, 1];
+    """What a slice must score: “real-life photos: mean at most 1 point”. `value` is in [0, 1];
     `class_number` is of the class that a measure of one class is of."""
 
     __table_args__ = (
