@@ -432,10 +432,17 @@ def test_an_npz_is_scored_under_its_paths(
     got = scored(tmp_path / "x.npz", model)
     assert got["path"].to_pylist() == paths.tolist()
     assert got["aesthetic_score"].equals(alone["aesthetic_score"])
+    for key in ("names", "filenames"):
+        save(tmp_path / "named.npz", embeddings=x, **{key: paths})
+        assert scored(tmp_path / "named.npz", model).equals(got)
+    save(tmp_path / "both.npz", embeddings=x, names=np.array(["of", "classes"]), paths=paths)
+    assert scored(tmp_path / "both.npz", model).equals(got)
     save(tmp_path / "bare.npz", x)
     assert scored(tmp_path / "bare.npz", model).equals(alone)
     for wrong, sentence in (
         ({"embeddings": x, "paths": paths[:9]}, "holds 500 embeddings and 9 paths"),
+        ({"embeddings": x, "names": paths[:9]}, "500 embeddings and 9 paths in “names”"),
+        ({"embeddings": x, "paths": paths.astype(object)}, "Python objects.*dtype=str"),
         ({"embeddings": x[:2], "paths": np.array(["a", "b" * 9999])}, "too long to be one"),
         ({"a": x, "b": x}, r"several arrays of embeddings: a, b\."),
         ({"a": np.asfortranarray(x)}, "stored by rows"),

@@ -70,8 +70,9 @@ def some_rows(blocks: Iterator[Block], skip: int, count: int) -> Iterator[Block]
 
 def open_embeddings(source: Path) -> Embeddings:
     """Open a `.npy` array (N, D), or (D,) for one row; an `.npz` with such an array and perhaps one
-    of paths; a `.parquet` with a column of lists, or one column for each value (`emb_0`, `emb_1`,
-    …). Raises `Invalid`, also on the way where the file turns out to be damaged."""
+    of `paths` or `names`; a `.parquet` with a column of lists, or one column for each value
+    (`emb_0`, `emb_1`, …). Raises `Invalid`, also on the way where the file turns out to be
+    damaged."""
     openers = {".parquet": _open_parquet, ".npz": _open_npz}
     return openers.get(source.suffix.lower(), _open_npy)(source)
 
@@ -120,7 +121,7 @@ def floats(x: NDArray[Any]) -> Vectors:
 # --- .npz --------------------------------------------------------------------------------------
 
 NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
-NPZ_PATHS = ("paths", *PATH_COLUMNS)
+NPZ_PATHS = ("paths", *PATH_COLUMNS, "names", "filenames")  # the first that is there
 # What reading a file as .npz raises where it is none, or a damaged one.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
 NOT_NPZ = (*DAMAGED, ValueError, NotImplementedError, RuntimeError)  # the last: it is encrypted
@@ -149,20 +150,8 @@ def _open_npz(source: Path) -> Embeddings:
     except NOT_NPZ as error:
         raise Invalid(f"{source.name} is not an .npz that can be read: {error}.") from error
     vectors = _chosen(source, members)
-    paths = next((one for one in members if one.name in NPZ_PATHS and one.dtype.kind in "US"), None)
     rows, dim = vectors.shape
-    if paths is not None and paths.shape != (rows,):
-        raise Invalid(
-            f"{source.name} holds {rows:,} embeddings and {paths.shape[0] if paths.shape else 1:,} "
-            f"paths in “{paths.name}”.",
-            "Write the file again with one path for each.",
-        )
-
-    if paths is not None and paths.dtype.itemsize > LONGEST_PATH:
-        raise Invalid(
-            f"A path in “{paths.name}” of {source.name} is too long to be one.",
-            "Write the file again without that array, or with shorter paths.",
-        )
+    paths = _paths(source, members, rows)
 
     def read(first: int) -> Iterator[Block]:
         start = first
@@ -181,6 +170,33 @@ def _open_npz(source: Path) -> Embeddings:
             raise Invalid(f"{source.name} is damaged after row {start}.", AGAIN) from error
 
     return Embeddings(rows, dim, read, (source,))
+
+
+def _paths(source: Path, members: list[_Member], rows: int) -> _Member | None:
+    """The array that names so many rows, if there is one. Raises `Invalid` for one that cannot,
+    because the rows would lose their names in silence."""
+    known = {one.name: one for one in members if one.dtype.kind in "USO"}
+    paths = next((known[name] for name in NPZ_PATHS if name in known), None)
+    if paths is None:
+        return None
+    if paths.shape != (rows,):
+        raise Invalid(
+            f"{source.name} holds {rows:,} embeddings and {paths.shape[0] if paths.shape else 1:,} "
+            f"paths in “{paths.name}”.",
+            "Write the file again with one path for each, or without that array.",
+        )
+    if paths.dtype.kind == "O":
+        raise Invalid(
+            f"The paths in “{paths.name}” of {source.name} are Python objects, which are never "
+            "unpacked.",
+            f"Write the file again with {paths.name}=np.array({paths.name}, dtype=str).",
+        )
+    if paths.dtype.itemsize > LONGEST_PATH:
+        raise Invalid(
+            f"A path in “{paths.name}” of {source.name} is too long to be one.",
+            "Write the file again without that array, or with shorter paths.",
+        )
+    return paths
 
 
 def _chosen(source: Path, members: list[_Member]) -> _Member:
