@@ -76,6 +76,30 @@ def test_a_list_a_picture_or_a_file_of_embeddings_is_not_written_over(
     assert pq.read_table(beside).column_names == ["image_path"]
 
 
+@pytest.mark.parametrize(("way", "done"), [("copy", "copied into"), ("symlink", "linked in"),
+                                           ("move", "moved into")])  # fmt: skip
+def test_what_passes_of_a_list_is_put_into_a_folder_wherever_it_lies(
+    tmp_path: Path, source: Path, head: Path, run: Run, way: str, done: str
+) -> None:
+    far = pictures.write(tmp_path / "far" / "0.png", pictures.encoded(pictures.scene(seed=9)))
+    before = {(source / "0.png").read_bytes(), far.read_bytes()}
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "some.txt").write_text(f"in/0.png\n{far}\nin/gone.png\n")
+    words = ("score", "@lists/some.txt", "--model", head, f"--{way}")
+    told = run(*words, "kept", "--keep")
+    assert told.code == 2 and "a list has no folders to keep" in told.sentence
+    dry = run(*words, "kept", "--dry-run")
+    assert dry.code == 0 and not (tmp_path / "kept").exists()
+    assert f"2 pictures would be {done} kept" in dry.sentence
+    said = run(*words, "kept", "--out", "o.csv")
+    assert said.code == 0 and f"2 pictures {done} kept." in said.sentence
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert [path.name for path in kept] == ["0-1.png", "0.png"]
+    assert {path.read_bytes() for path in kept} == before
+    assert all(path.is_symlink() == (way == "symlink") for path in kept)
+    assert far.exists() == (source / "0.png").exists() == (way != "move")
+
+
 def test_scores_and_embeddings_beside_each_other_are_both_whole(
     tmp_path: Path, source: Path, head: Path, run: Run
 ) -> None:

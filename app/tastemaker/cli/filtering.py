@@ -9,7 +9,14 @@ from more_itertools import side_effect
 from tastemaker.cli.help import Commands
 from tastemaker.cli.models import model_path, promises
 from tastemaker.cli.options import no_number, path_option, percent_option, source_argument
-from tastemaker.cli.placing import ALREADY, check_kind, chosen_way, place
+from tastemaker.cli.placing import (
+    ALREADY,
+    check_kind,
+    check_target,
+    chosen_way,
+    place,
+    planned,
+)
 from tastemaker.cli.sending import out_option, sent_to_its_address
 from tastemaker.cli.terminal import (
     AsJson,
@@ -165,7 +172,7 @@ def score(
     way, into = chosen_way(copy, symlink, move)
 
     from tastemaker.encoding.embedding_folders import EmbeddingFolder
-    from tastemaker.files import placing, require_writable, write_atomic
+    from tastemaker.files import require_writable, write_atomic
     from tastemaker.filtering import losses, parts, score_sheets, score_tables, sources
     from tastemaker.filtering.columns import Columns
     from tastemaker.filtering.file_lists import is_list
@@ -179,7 +186,7 @@ def score(
 
     path = source if isinstance(source, Path) else None  # None: it lies on another machine
     if path is not None:
-        check_kind(path, way, into, embeddings_out)
+        check_kind(path, way, into, embeddings_out, keep=keep)
     elif into is not None or sheet is not None:
         raise typer.BadParameter(
             "what lies at an address stays there: --out writes which pass",
@@ -214,7 +221,7 @@ def score(
         score_tables.check_ending(to)
         require_writable(to)
     if into is not None and path is not None:
-        placing.check_target(path, into)
+        check_target(path, into)
     settings = Settings()
     given = path if path is not None else open_source(source, settings.min_free_gb)
     if isinstance(given, RemoteSource) and given.of_embeddings and embeddings_out is not None:
@@ -331,7 +338,7 @@ def score(
     unread = [told.in_words()] if told.incomplete else []
     plan: list[Placement] = []
     if into is not None and path is not None:
-        plan = placing.plan_targets(ranked["path"].to_pylist(), path, into, keep=keep)
+        plan = planned(ranked["path"].to_pylist(), path, into, keep=keep)
         try:
             place(plan, way, into, dry_run)
         except TastemakerError as error:

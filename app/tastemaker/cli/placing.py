@@ -1,5 +1,6 @@
 """What passes, put into a folder: `--copy`, `--symlink` and `--move`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,31 @@ def place(plan: list["Placement"], way: str, into: Path, dry_run: bool) -> None:
     err.print(f"{counted(placed, 'picture')} {what}{already}.")
 
 
-def check_kind(source: Path, way: str, into: Path | None, embeddings_out: Path | None) -> None:
+def check_target(source: Path, into: Path) -> None:
+    """Raises as `placing.check_target`; what a list names lies anywhere, so no folder is in it."""
+    from tastemaker.files import placing, require_writable_folder
+    from tastemaker.filtering.file_lists import is_list
+
+    if is_list(source):
+        require_writable_folder(into)
+    else:
+        placing.check_target(source, into)
+
+
+def planned(paths: Sequence[str], source: Path, into: Path, *, keep: bool) -> list["Placement"]:
+    """The place of each picture that passes: of a list, under the name that its file has."""
+    from tastemaker.files import placing, typed_path
+    from tastemaker.filtering.file_lists import is_list
+
+    if is_list(source):
+        return placing.plan_files(((path, file := typed_path(path), file.name) for path in paths),
+                                  into)  # fmt: skip
+    return placing.plan_targets(paths, source, into, keep=keep)
+
+
+def check_kind(
+    source: Path, way: str, into: Path | None, embeddings_out: Path | None, *, keep: bool
+) -> None:
     """Raises where what passes of such a source cannot be put into a folder, or not be embedded."""
     from tastemaker.encoding.embedding_files import EMBEDDING_SUFFIXES
     from tastemaker.filtering import sources
@@ -66,8 +91,8 @@ def check_kind(source: Path, way: str, into: Path | None, embeddings_out: Path |
     why = ""
     if of_embeddings:
         why = f"embeddings are no pictures to {way}"
-    elif is_list(source):
-        why = f"pictures of a list lie anywhere: --out writes which pass, not --{way}"
+    elif is_list(source) and keep:
+        raise typer.BadParameter("a list has no folders to keep", param_hint="--keep")
     elif sources.archives_in(source):
         why = f"pictures in an archive stay there: --out writes their names, not --{way}"
     if why:
