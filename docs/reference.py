@@ -93,6 +93,9 @@ def _commands(command: Any, name: str) -> Iterator[str]:
     if any("PROJECT" in word for word in (p.metavar or p.name.upper() for p in arguments)):
         yield f"Serves projects with {kinds.IN_WORDS[served_by(name.partition(' ')[2])]}."
         yield ""
+    for argument in arguments:
+        if "SRC" in (argument.metavar or ""):
+            yield f"- `{argument.metavar}`: {_one_line(argument.help)}"
     for option in options:
         names = ", ".join(f"`{word}`" for word in (*option.opts, *option.secondary_opts))
         yield f"- {names}: {_one_line(option.help or '')}"

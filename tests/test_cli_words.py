@@ -50,6 +50,14 @@ def test_help_names_what_is_typed_in_words(run: Run, words: tuple[str, ...]) -> 
     assert "{" not in shown and "list[" not in shown and "FunctionType" not in shown
 
 
+def test_help_and_reference_name_every_kind_of_source(run: Run) -> None:
+    shown = " ".join(run("score", "--help").out.replace("│", " ").split())
+    told = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+    for text in (shown, told):
+        assert "@list.txt, or - for standard input" in text and ".npy, .npz, .parquet" in text
+        assert "a folder of clip-retrieval (img_emb, metadata) or of --embeddings-out" in text
+
+
 # --- the order of arguments ----------------------------------------------------------------------
 
 

@@ -58,9 +58,10 @@ def score(
         Any,
         source_argument(
             "SRC",
-            "Folder or picture; tar shards or a zip, one, a folder of them, or a pattern like "
-            "'shards/*.tar'; embeddings: .npy, .parquet. Archives and embeddings also at an "
-            "address: s3://…, https://….",
+            "Folder or picture; @list.txt, or - for standard input, with a path on each line; tar "
+            "shards or a zip, one, a folder of them, or a pattern like 'shards/*.tar'; embeddings: "
+            ".npy, .npz, .parquet, or a folder of clip-retrieval (img_emb, metadata) or of "
+            "--embeddings-out. Archives and embeddings also at an address: s3://…, https://….",
         ),
     ],
     model: Annotated[
