@@ -60,8 +60,8 @@ def score(
             "SRC",
             "Folder or picture; @list.txt, or - for standard input, with a path on each line; tar "
             "shards or a zip, one, a folder of them, or a pattern like 'shards/*.tar'; embeddings: "
-            ".npy, .npz, .parquet, or a folder of clip-retrieval (img_emb, metadata) or of "
-            "--embeddings-out. Archives and embeddings also at an address: s3://…, https://….",
+            ".npy, .npz, .parquet, one, a folder of them, or a pattern, also as clip-retrieval "
+            "(img_emb, metadata) or --embeddings-out made them. Archives and embeddings also at an address: s3://…, https://….",
         ),
     ],
     model: Annotated[
