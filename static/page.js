@@ -116,3 +116,9 @@ function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
+
+/* Below a select of encoders: what the one chosen is for. */
+document.addEventListener("change", ({ target }) => {
+  const about = target.selectedOptions?.[0]?.dataset.about;
+  if (about !== undefined) byId(target.getAttribute("aria-describedby")).textContent = about;
+});

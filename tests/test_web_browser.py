@@ -12,6 +12,7 @@ from web_world import World, add_version, embed_all, events, full_world, make_wo
 from tastemaker import projects, scores
 from tastemaker.database.sessions import reading, writing
 from tastemaker.database.tables import Image, Job, RemovedImage, ScoreEvent
+from tastemaker.encoding.encoder_specs import known_encoders
 from tastemaker.pages import keymap, review
 
 pytestmark = pytest.mark.browser
@@ -294,6 +295,31 @@ def test_every_card_of_a_review_costs_one_key(chromium: Browser, tmp_path: Path)
                 len(ids) - n - 1
             )
         assert [kind for _, kind, _ in events(world)[-3:]] == ["undo"] * 3
+
+
+def test_below_the_encoders_stands_what_the_chosen_one_is_for(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = full_world(tmp_path)
+    one, other = known_encoders()[0], known_encoders()[7]
+    with serving(world) as address:
+        with browsing(chromium) as page:
+            for path, closed in ((f"{world.at}/settings", "#duplicate"), ("/", "")):
+                page.goto(address + path)
+                if closed:
+                    page.locator(f"{closed} > summary").click()
+                about = page.locator("#about-encoder")
+                page.locator("select[name=encoder]").select_option(other.name)
+                expect(about).to_have_text(f"{other.name}: {other.description}")
+            page.locator("select[name=encoder]").select_option(one.name)
+            expect(about).to_have_text(f"{one.name}: {one.description}")
+        with browsing(chromium, java_script_enabled=False) as page:
+            page.goto(address)
+            expect(page.locator("#about-encoder")).to_have_text(f"{one.name}: {one.description}")
+            page.locator(".about-encoders > summary").click()
+            expect(
+                page.get_by_role("definition").filter(has_text=other.description)
+            ).to_be_visible()
 
 
 def test_a_correction_that_reaches_no_server_says_so_and_can_be_made_again(
