@@ -55,7 +55,7 @@ def test_help_and_reference_name_every_kind_of_source(run: Run) -> None:
     told = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
     for text in (shown, told):
         assert "@list.txt, or - for standard input" in text and ".npy, .npz, .parquet" in text
-        assert "a folder of clip-retrieval (img_emb, metadata) or of --embeddings-out" in text
+        assert "as clip-retrieval (img_emb, metadata) or --embeddings-out made them" in text
 
 
 # --- the order of arguments ----------------------------------------------------------------------

@@ -61,7 +61,8 @@ def score(
             "Folder or picture; @list.txt, or - for standard input, with a path on each line; tar "
             "shards or a zip, one, a folder of them, or a pattern like 'shards/*.tar'; embeddings: "
             ".npy, .npz, .parquet, one, a folder of them, or a pattern, also as clip-retrieval "
-            "(img_emb, metadata) or --embeddings-out made them. Archives and embeddings also at an address: s3://…, https://….",
+            "(img_emb, metadata) or --embeddings-out made them. Archives and embeddings also at an "
+            "address: s3://…, https://….",
         ),
     ],
     model: Annotated[
