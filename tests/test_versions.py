@@ -448,7 +448,7 @@ def test_a_missed_expectation_that_blocks_publishes_without_activating_and_says_
     new, active = home.get("v1.2"), home.get("active")
     assert active.number == "v1.1" and not new.active
     assert new.activation.startswith("not activated: “night”: mean prediction ")
-    assert new.activation.endswith("expected at most 1 %")
+    assert new.activation.endswith("expected at most 0.1 points")
     missed, met = new.metrics.expectations
     assert (missed.met, missed.blocks, met.met, met.blocks) == (False, True, True, False)
     (measured,) = new.metrics.slices
