@@ -10,7 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tastemaker.encoding.embedding_files import PATH_COLUMNS, Block, Embeddings, open_embeddings
+from tastemaker.encoding.embedding_files import (
+    PATH_COLUMNS,
+    Block,
+    Embeddings,
+    from_row,
+    open_embeddings,
+)
 from tastemaker.encoding.embedding_shards import fitted, two_before_ten, unified
 from tastemaker.errors import Invalid
 from tastemaker.files import is_file
@@ -119,15 +125,12 @@ def _head_of(metadata: Path) -> pq.FileMetaData:
 
 def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:
     """The rows from `first` on."""
-    for shard in shards:
-        if first >= shard.rows:
-            first -= shard.rows
-            continue
+    for shard, start in from_row(((shard, shard.rows) for shard in shards), first):
         opened = open_embeddings(shard.vectors)
         tables = _Rows(shard.metadata) if shard.metadata is not None else None
         if tables is not None:
-            tables.skip(first)
-        for numbers, x, _ in opened.read(first):
+            tables.skip(start)
+        for numbers, x, _ in opened.read(start):
             plain = pc.binary_join_element_wise(shard.vectors.name, numbers, "/")
             if tables is None:
                 yield plain, x, None
@@ -139,7 +142,6 @@ def _blocks(shards: list[_Shard], schema: pa.Schema, first: int) -> Iterator[Blo
                 named = rows[name].cast(pa.string()).combine_chunks()
                 paths = pc.coalesce(named, plain)
             yield paths, x, fitted(rows, schema, f"The metadata beside {shard.vectors.name} do")
-        first = 0
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -10,10 +10,10 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ EMBEDDING_COLUMNS = ("embedding", "image_embedding", "emb", "vector")
 
 Vectors = NDArray[np.floating[Any]]
 # Paths (n,), vectors (n, D) of any floating-point type, and columns (n rows) that go with them.
+T = TypeVar("T")
 Block = tuple[pa.Array, Vectors, pa.Table | None]
 
 
@@ -66,6 +67,15 @@ def some_rows(blocks: Iterator[Block], skip: int, count: int) -> Iterator[Block]
         del paths, x, carried  # not held while the next block is read
         if not count:
             return
+
+
+def from_row(files: Iterable[tuple[T, int]], first: int) -> Iterator[tuple[T, int]]:
+    """Of files with so many rows each, those from row `first` of all on, each with its own row to
+    begin at."""
+    for file, rows in files:
+        if first < rows:
+            yield file, first
+        first = max(0, first - rows)
 
 
 def open_embeddings(source: Path) -> Embeddings:
@@ -122,9 +132,10 @@ def floats(x: NDArray[Any]) -> Vectors:
 
 NPZ_EMBEDDINGS = ("embeddings", *EMBEDDING_COLUMNS, "arr_0")
 NPZ_PATHS = ("paths", *PATH_COLUMNS, "names", "filenames")  # the first that is there
-# What reading a file as .npz raises where it is none, or a damaged one.
+# What reading a file as .npz raises where it is damaged; and where it cannot be read, as its arrays
+# are odd (ValueError), or it is encrypted or packed in a way unknown to Python (RuntimeError).
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError)
-NOT_NPZ = (*DAMAGED, ValueError, NotImplementedError, RuntimeError)  # the last: it is encrypted
+NOT_NPZ = (*DAMAGED, ValueError, RuntimeError)
 LONGEST_PATH = 2**14  # bytes; a text of an array takes as many as the longest of them
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tastemaker.encoding.embedding_files import Block, Embeddings, open_embeddings
+from tastemaker.encoding.embedding_files import Block, Embeddings, from_row, open_embeddings
 from tastemaker.errors import Conflict, Invalid
 from tastemaker.files import (
     is_bare_name,
@@ -92,13 +92,11 @@ def open_folder(folder: Path) -> Embeddings:
         raise Invalid(f"{missing} is missing.", "Embed the pictures again: only it will be done.")
 
     def read(first: int) -> Iterator[Block]:
-        for file, rows in parts:
-            if first < rows:
-                opened = open_embeddings(file)
-                if (opened.rows, opened.dim) != (rows, dim):
-                    raise Invalid(f"{file} is not as it was written.", "Embed the pictures again.")
-                yield from opened.read(first)
-            first = max(0, first - rows)
+        for (file, rows), start in from_row(((part, part[1]) for part in parts), first):
+            opened = open_embeddings(file)
+            if (opened.rows, opened.dim) != (rows, dim):
+                raise Invalid(f"{file} is not as it was written.", "Embed the pictures again.")
+            yield from opened.read(start)
 
     return Embeddings(
         told.rows, dim, read, (folder / MANIFEST, *(file for file, _ in parts)), told.encoder,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tastemaker.encoding.embedding_files import Block, Embeddings, open_embeddings
+from tastemaker.encoding.embedding_files import Block, Embeddings, from_row, open_embeddings
 from tastemaker.errors import Invalid, TastemakerError
 
 APART = "Score each make of embeddings by itself."
@@ -67,22 +67,18 @@ def two_before_ten(name: str) -> tuple[str, int, str]:
 
 def _blocks(shards: Iterable[_Shard], schema: pa.Schema, first: int) -> Iterator[Block]:
     """The rows from `first` on."""
-    for shard in shards:
-        if first >= shard.rows:
-            first -= shard.rows
-            continue
+    for shard, start in from_row(((shard, shard.rows) for shard in shards), first):
         opened = open_embeddings(shard.path)
         if (opened.rows, opened.dim) != (shard.rows, shard.dim):
             raise Invalid(f"{shard.name} was changed meanwhile.", "Run it again.")
-        for paths, x, beside in opened.read(first):
-            numbers = pa.array(np.arange(first, first + len(x))).cast(pa.string())
+        for paths, x, beside in opened.read(start):
+            numbers = pa.array(np.arange(start, start + len(x))).cast(pa.string())
             placed = pc.binary_join_element_wise(shard.name, numbers, "/")
             if len(schema):
                 rows = pa.table({"": pa.nulls(len(x))}) if beside is None else beside
                 beside = fitted(rows, schema, f"The columns of {shard.name} do")
             yield pc.if_else(pc.equal(paths, numbers), placed, paths), x, beside
-            first += len(x)
-        first = 0
+            start += len(x)
 
 
 def unified(schemas: Iterable[pa.Schema], what: str) -> pa.Schema:

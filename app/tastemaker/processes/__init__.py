@@ -66,7 +66,7 @@ def one_thread_for_products() -> None:
 
 def ready_to_compute(threads: int = 0) -> None:
     """Let this process compute with torch, in so many threads (0: as many as torch takes), and keep
-    the memory for it."""
+    the memory that it frees on the way."""
     import torch
 
     keep_freed_memory()
