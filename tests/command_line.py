@@ -18,8 +18,10 @@ from tastemaker import cli, jobs, worker
 from tastemaker.config import Settings
 from tastemaker.database.sessions import writing
 from tastemaker.database.tables import Job
+from tastemaker.errors import TastemakerError
 from tastemaker.jobs.children import HANDLERS
 from tastemaker.jobs.context import JobContext
+from tastemaker.jobs.failures import Failure
 from tastemaker.learning.city96 import layout
 
 
@@ -77,7 +79,12 @@ def done_here(settings: Settings, engine: Engine, finished: Callable[[], bool]) 
             lambda kind, value, lines=lines: lines.append(value) if kind == "log" else None,
         )  # fmt: skip
         module, function = HANDLERS[job.kind].split(":")
-        result = getattr(importlib.import_module(module), function)(context)
+        try:
+            result = getattr(importlib.import_module(module), function)(context)
+        except TastemakerError as error:
+            with writing(engine) as session:
+                jobs.fail(session, claim, Failure.of(error))
+            continue
         with writing(engine) as session:
             for line in lines:
                 jobs.log(session, claim.job_id, line)

@@ -22,6 +22,7 @@ from tastemaker.database.tables import (
 from tastemaker.evaluation import expectations, test_runs
 from tastemaker.training import retrain
 from tests.command_line import Run, fails
+from tests.pictures import encoded, scene, write
 
 
 @pytest.fixture
@@ -339,6 +340,22 @@ def done(sample: Path, run: Run) -> Run:
     return run
 
 
+def test_what_was_done_before_an_embedding_failed_is_told(
+    tmp_path: Path, run: Run, jobs_here: None
+) -> None:
+    files = [tmp_path / "mine" / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        write(file, encoded(scene(seed=number)))
+    run("project", "create", "Mine", "--encoder", "efficientnet_lite0/bundled")
+    run("project", "create", "On CLIP", "--encoder", "ViT-B-32-quickgelu/openai")
+    said = run("import", "On CLIP", tmp_path / "mine", "--json")
+    assert said.code == 1 and (said.json["added"], said.json["known"]) == (3, 0)
+    assert "could not be downloaded" in said.sentence
+    every = run("embed")
+    assert every.code == 1 and "could not be downloaded" in every.sentence
+    assert every.out == "Mine: 0 embedded, 0 skipped.\n"
+
+
 @pytest.mark.slow
 def test_a_duplicate_on_another_encoder_is_embedded_or_says_why_not(
     done: Run, tmp_path: Path
@@ -352,4 +369,9 @@ def test_a_duplicate_on_another_encoder_is_embedded_or_says_why_not(
     assert "could not be downloaded" in said.sentence
     with_error = done("jobs", "list", "On CLIP", "--json").json
     assert [job["state"] for job in with_error] == ["failed"]
+    again = done(
+        "project", "duplicate", "Sample", "Twice", "--encoder", "ViT-B-32-quickgelu/openai",
+        "--json",
+    )  # fmt: skip
+    assert again.code == 1 and again.json["labels"] == same["labels"]
     assert done("project", "show", "On CLIP", "--json").json["labels"] == same["labels"]

@@ -23,6 +23,7 @@ from tastemaker.cli.terminal import (
     AsJson,
     counted,
     database,
+    embedding_since,
     err,
     finish_jobs,
     out,
@@ -30,12 +31,11 @@ from tastemaker.cli.terminal import (
     print_json,
     progress_bar,
     skipped_files,
-    unfinished,
 )
 from tastemaker.config import Settings
 from tastemaker.database import sessions
-from tastemaker.database.tables import Project
-from tastemaker.errors import Invalid, NotFound
+from tastemaker.database.tables import Job, Project
+from tastemaker.errors import Invalid, NotFound, TastemakerError
 from tastemaker.files.addresses import Address, local_path
 from tastemaker.importing.outcome import known_in_words, unread_in_words
 
@@ -97,15 +97,19 @@ def import_images(
                 session, settings, resolved, project=target, collection=collection, role=role,
                 scores_from_folders=scores_from_folders, synthetic=pairs,
             ).id  # fmt: skip
-        done = finish_jobs(settings, engine, [job_id])[0]
-        embedding = unfinished(engine, "embed", target.id) if target else []
-        finish_jobs(settings, engine, embedding)
-    result = done.result
-    unread = unread_in_words(result)
-    if as_json:
-        print_json(result)
-    else:
-        _tell_import(result, in_pairs=damage is not None)
+        result = finish_jobs(settings, engine, [job_id])[0].result
+        if as_json:
+            print_json(result)
+        else:
+            _tell_import(result, in_pairs=damage is not None)
+        unread = unread_in_words(result)
+        embedding = embedding_since(engine, target.id, job_id) if target else []
+        try:
+            finish_jobs(settings, engine, embedding)
+        except TastemakerError:  # what was imported stays, and has been told
+            if unread is not None:
+                err.print(plain(str(unread)))
+            raise
     if unread is not None:  # told last: all that could be read is there
         raise unread
 
@@ -365,11 +369,15 @@ def embed(
                 ).id
                 for p in chosen
             ]
-        results = [job.result for job in finish_jobs(settings, engine, ids)]
+        named = dict(zip(ids, (p.name for p in chosen), strict=True))
+
+        def tell(job: Job) -> None:
+            counts = f"{job.result['embedded']} embedded, {job.result['set_aside']} skipped."
+            out.print(f"{named[job.id]}: {counts}")
+
+        done = finish_jobs(settings, engine, ids, None if as_json else tell)
     if as_json:
-        return print_json(results)
-    for p, result in zip(chosen, results, strict=True):
-        out.print(f"{p.name}: {result['embedded']} embedded, {result['set_aside']} skipped.")
+        return print_json([job.result for job in done])
     return None
 
 

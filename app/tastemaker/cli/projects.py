@@ -279,7 +279,9 @@ def project_duplicate(
             vectors = copy.encoder_id is None and duplication.without_picture(session, copy)
             dropped = duplication.dropped_priors(session, original, copy)
             facts = projects.summary(session, copy) | {"jobs": queued, "dropped_priors": dropped}
-        if not as_json:
+        if as_json:
+            print_json(facts)
+        else:
             out.print(
                 f"Project “{plain(facts['name'])}” made: {facts['images']:,} images and "
                 f"{facts['labels']:,} labels, with encoder {facts['encoder']}."
@@ -292,11 +294,8 @@ def project_duplicate(
                 out.print(f"{vectors} of them have no picture, and get no vector.")
         if queued and (wait := sees_through(settings, wait)):
             finish_jobs(settings, engine, queued)
-    if as_json:
-        return print_json(facts)
-    if queued and not wait:
+    if queued and not wait and not as_json:
         out.print(f"Its images are embedded by job {queued[0]}.")
-    return None
 
 
 @app.command("migrate")

@@ -105,10 +105,13 @@ def sees_through(settings: Settings, wait: bool) -> bool:
     return True
 
 
-def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]:
-    """See the jobs through, showing their progress; with no worker alive, do them here. Raises
-    `TastemakerError` with the reason of the first that failed, and `Stopped` with what becomes of
-    those that an interrupt left."""
+def finish_jobs(
+    settings: Settings, engine: Engine, ids: list[int], tell: Callable[[Job], None] | None = None
+) -> list[Job]:
+    """See the jobs through, showing their progress; with no worker alive, do them here. Of each
+    that is done `tell` tells, whatever became of the others. Raises `TastemakerError` with the
+    reason of the first that failed, and `Stopped` with what becomes of those that an interrupt
+    left."""
     from tastemaker.worker import run_here
 
     if not ids:
@@ -136,6 +139,9 @@ def finish_jobs(settings: Settings, engine: Engine, ids: list[int]) -> list[Job]
     with sessions.reading(engine) as session:
         rows = [jobs.get(session, job_id) for job_id in ids]
     for job in rows:
+        if tell is not None and job.state == "done":
+            tell(job)
+    for job in rows:
         if job.state != "done":
             raise TastemakerError(job.error or f"The job was {job.state}.")
     return rows
@@ -158,9 +164,17 @@ def _what_becomes_of(settings: Settings, engine: Engine, ids: list[int]) -> str:
     return f"{doing}, unless `tastemaker jobs cancel {left[0].id}` gives {them} up."
 
 
-def unfinished(engine: Engine, kind: str, project_id: int) -> list[int]:
+def embedding_since(engine: Engine, project_id: int, job_id: int) -> list[int]:
+    """The embedding that this import asked for, which may have ended by now; or one that was
+    waiting, and takes the new images along."""
     with sessions.reading(engine) as session:
-        return [job.id for job in jobs.unfinished(session, kind, project_id)]
+        known = jobs.recent(session, project_id=project_id)
+    wanted = (
+        job.id
+        for job in known
+        if job.kind == "embed" and (job.id > job_id or job.state not in jobs.FINISHED)
+    )
+    return sorted(wanted)[-1:]
 
 
 class RateColumn(ProgressColumn):
