@@ -42,7 +42,15 @@ from web_world import (
 from tastemaker import projects, queues, scores
 from tastemaker.auth import accounts
 from tastemaker.database.sessions import writing
-from tastemaker.database.tables import Audit, AuditImage, Collection, Prediction, TestRun, Version
+from tastemaker.database.tables import (
+    Audit,
+    AuditImage,
+    Collection,
+    Prediction,
+    TestRun,
+    Version,
+    now,
+)
 from tastemaker.evaluation import expectations, slices, test_runs
 from tastemaker.importing import watching
 from tastemaker.importing.stars import Found, StarsRequest
@@ -250,6 +258,29 @@ def test_open_dialogs_and_menus_are_accessible_too(
         page.goto(f"{address}{world.at}/versions")
         page.locator(".more summary").click()
         assert violations(page) == []
+
+
+def test_a_failed_embedding_leaves_room_to_score_on_a_phone(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, images=3)
+    lacking = "There is no file /a/" + "long" * 20 + "/path/to/weights.safetensors."
+    for _ in range(2):
+        job = add_job(
+            world, "failed", "embed", error=lacking, cause="no-weights", finished_at=now()
+        )
+    with serving(world) as address, browsing(chromium) as page:
+        for path in (f"{world.at}/score", f"{world.at}/library", "/jobs", f"/jobs/{job}"):
+            page.goto(address + path)
+            assert troubles(page, next(views_by_turns())) == [], path
+        page.set_viewport_size(PHONE)
+        page.goto(f"{address}{world.at}/score")
+        expect(page.locator(".banner")).to_contain_text("Scores are safe")
+        keys, bar = (
+            page.locator("#undo button").bounding_box(),
+            page.locator(".side nav").bounding_box(),
+        )
+        assert keys and bar and keys["y"] + keys["height"] <= bar["y"]
 
 
 def test_signing_in_is_accessible(chromium: Browser, tmp_path: Path) -> None:
