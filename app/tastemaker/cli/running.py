@@ -9,7 +9,7 @@ from tastemaker.cli.terminal import AsJson, database, finish_jobs, out, plain, p
 from tastemaker.config import Settings
 from tastemaker.database import sessions
 from tastemaker.errors import TastemakerError
-from tastemaker.processes import logs
+from tastemaker.processes import loading, logs
 
 app = Commands()
 
@@ -21,9 +21,7 @@ def serve(
     worker: Annotated[bool, typer.Option(help="Also run the worker.")] = True,
 ) -> None:
     """Serve the web application, and run the worker beside it."""
-    from tastemaker.cli.server import serve as run
-
-    run(Settings(), host, port, with_worker=worker)
+    _serve(Settings(), host, port, with_worker=worker)
 
 
 @app.command()
@@ -63,10 +61,15 @@ def demo(
     else:
         out.print(f"The sample project “{PROJECT}” is ready: {result.get('versions', '')}.")
     if serve_after:
-        from tastemaker.cli.server import serve as run
-
         begin = f"/projects/{result['project_id']}/results"
-        run(settings, "127.0.0.1", port, with_worker=True, begin=begin)
+        _serve(settings, "127.0.0.1", port, with_worker=True, begin=begin)
+
+
+def _serve(settings: Settings, host: str, port: int, *, with_worker: bool, begin: str = "") -> None:
+    with loading():
+        from tastemaker.cli import server
+
+    server.serve(settings, host, port, with_worker=with_worker, begin=begin)
 
 
 @app.command()
