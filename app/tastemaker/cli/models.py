@@ -23,7 +23,7 @@ def model_path(settings: Settings, model: str) -> Path:
     if "@" not in model:
         raise NotFound(
             f"There is no file {model}.",
-            "Name a .safetensors file, PROJECT@v1.0, or router:NAME.",
+            "Name a .safetensors file, PROJECT@active, PROJECT@v1.0, or router:NAME.",
         )
     from tastemaker import versions
 
