@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +57,8 @@ hypothesis.settings.load_profile("steady" if os.environ.get("CI") else "new")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach out
 for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
     del os.environ[name]
+# Begun in the background (`make test &`) a process ignores Ctrl-C, and so would what it begins.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 UPGRADE = migration.upgrade
