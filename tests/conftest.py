@@ -16,7 +16,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,30 +61,46 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 UPGRADE = migration.upgrade
-LONG = 20  # seconds: such a test is one that another process should not wait for
+LONG = 4  # seconds: such a test is one that another process should not wait for
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What needs the sample project, or the program as a process, or takes long, is not for `make
-    check`. Every process of the run begins with a part of the list: the longest tests are dealt out
-    to the beginnings of the parts, so that no process is left alone with one."""
-    slow = slow_tests.known()
+    check`. What the markers leave is dealt out: every process of the run begins with a part of the
+    list, and each part with some of the longest tests, so that no process is left alone with one.
+    The first makes the sample project, and the others begin with what needs none. Otherwise the
+    tests of a module stay together: they share what they look at."""
     for item in items:
-        if slow_tests.function_of(item.nodeid) in slow:
+        if slow_tests.function_of(item.nodeid) in slow_tests.known():
             item.add_marker(pytest.mark.slow)
-        if "chromium" in getattr(item, "fixturenames", ()):
+        if "chromium" in fixtures_of(item):
             item.add_marker(pytest.mark.browser)
-        if {"sample_home", "tastemaker"} & set(getattr(item, "fixturenames", ())):
+        if needs_sample(item) or "tastemaker" in fixtures_of(item):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=_seconds, reverse=True)  # a stable sort: modules stay together
+    yield
+    seconds = slow_tests.seconds_of_each(items)
+    long = [item for item in items if seconds[item.nodeid] >= LONG]
+    long.sort(key=lambda item: seconds[item.nodeid], reverse=True)
+    others = [item for item in items if seconds[item.nodeid] < LONG]
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    long = sum(_seconds(item) >= LONG for item in items)
-    cuts = [long + n * (len(items) - long) // processes for n in range(processes + 1)]
-    items[:] = [
-        item
-        for n, (begin, end) in enumerate(pairwise(cuts))
-        for item in (*items[n:long:processes], *items[begin:end])
-    ]
+    ends = [n * len(items) // processes for n in range(processes + 1)]
+    items.clear()
+    for n in range(processes):
+        first = n == 0
+        items += sorted(long[n::processes], key=lambda item: first != needs_sample(item))
+        rest = max(0, ends[n + 1] - len(items))
+        items += others[:rest]
+        del others[:rest]
+
+
+def needs_sample(item: pytest.Item) -> bool:
+    return "sample_home" in fixtures_of(item)
+
+
+def fixtures_of(item: pytest.Item) -> set[str]:
+    """The fixtures that a test asks for, and those that they ask for."""
+    return set(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:
@@ -94,12 +109,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-def _seconds(item: pytest.Item) -> int:
-    """About how long a test takes: what its marker `slow` says, at least a second."""
-    return max((marker.args[0] if marker.args else 1 for marker in item.iter_markers("slow")),
-               default=0)  # fmt: skip
 
 
 @pytest.fixture

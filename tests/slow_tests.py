@@ -1,7 +1,9 @@
 """Which tests `make check` leaves to `make test`: those that took a third of a second or more, with
 all their cases, when that was last measured (`make slow-tests`, which writes slow_tests.txt)."""
 
+import functools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,20 @@ def function_of(node_id: str) -> str:
     return node_id.partition("[")[0]
 
 
+@functools.cache
 def known() -> dict[str, float]:
     """Seconds that each of them took, with all its cases."""
     lines = FILE.read_text().splitlines() if FILE.exists() else []
     return {name: float(seconds) for seconds, name in (line.split() for line in lines)}
+
+
+def seconds_of_each(items: Sequence[pytest.Item]) -> dict[str, float]:
+    """About how long every test takes, by its name: its share of its function's time."""
+    cases = Counter(function_of(item.nodeid) for item in items)
+    return {
+        item.nodeid: known().get(name := function_of(item.nodeid), 0.0) / cases[name]
+        for item in items
+    }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

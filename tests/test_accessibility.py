@@ -202,13 +202,13 @@ def wrong_on(chromium: Browser, served: tuple[World, str]) -> list[str]:
     return wrong
 
 
-@pytest.mark.slow(45)
+@pytest.mark.slow
 def test_every_page_is_accessible_and_fits(chromium: Browser, full: tuple[World, str]) -> None:
     wrong = wrong_on(chromium, full)
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow
 def test_every_empty_page_is_accessible_and_fits(
     chromium: Browser, bare: tuple[World, str]
 ) -> None:
@@ -216,7 +216,7 @@ def test_every_empty_page_is_accessible_and_fits(
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow
 def test_every_page_of_a_project_with_classes_is_accessible_and_fits(
     chromium: Browser, tmp_path: Path
 ) -> None:

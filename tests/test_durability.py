@@ -107,7 +107,7 @@ def test_a_score_that_was_acknowledged_survives_every_kill_of_the_server(tmp_pat
     assert acknowledged() > 20 * KILLS
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow
 def test_ten_people_lose_nothing_beside_an_embedding_and_a_training(sample: Path) -> None:
     """Fifty scores a second while the worker embeds and trains again and again. The times are told
     and fail nothing: they are this machine's."""

@@ -100,7 +100,7 @@ def test_every_encoder_of_the_list_is_well_named_and_described(known):
     assert known.description
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_the_list_agrees_with_open_clip():
     import open_clip
 

@@ -344,7 +344,7 @@ def test_ingesting_says_what_the_picture_is_and_leaves_two_clean_thumbnails(tmp_
             assert thumb.format == "WEBP" and thumb.size == (96, 64)  # never enlarged
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_a_large_turned_photograph_keeps_its_true_size_and_shape(tmp_path):
     exif = Image.Exif()
     exif[pictures.EXIF_ORIENTATION] = 6

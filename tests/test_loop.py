@@ -35,7 +35,7 @@ def without_projects(home: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.slow(60)
+@pytest.mark.slow
 def test_a_newcomer_goes_through_the_whole_loop(page: Page, sample: Path, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()

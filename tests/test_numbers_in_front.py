@@ -137,7 +137,7 @@ class Person:
             return queues.progress(session, self.settings, self.project).holdout_labelled
 
 
-@pytest.mark.slow(40)
+@pytest.mark.slow
 def test_the_error_in_front_is_the_error_on_fresh_images(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -688,7 +688,7 @@ def test_of_two_workers_the_second_ends_a_training_that_killed_the_first_with_on
 
 
 @pytest.mark.soak
-@pytest.mark.slow(240)
+@pytest.mark.slow
 def test_of_two_workers_on_one_library_either_is_killed_and_each_training_makes_one_version(
     sample: Path, elsewhere: str
 ) -> None:

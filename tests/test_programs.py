@@ -441,7 +441,7 @@ def test_a_laion_head_scores_normalised_embeddings(tmp_path: Path) -> None:
         tastemaker.load(tmp_path / "cut.safetensors")
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_the_encoder_is_named_by_the_file_or_by_the_caller(
     make: Callable[..., Path], folder: Path
 ) -> None:

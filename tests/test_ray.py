@@ -52,7 +52,7 @@ def rows_of(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
 
 
-@pytest.mark.slow(40)
+@pytest.mark.slow
 def test_a_machine_that_is_killed_and_a_run_that_is_started_again_give_the_rows_of_one_process(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_machine_that_is_killed_and_a_run_that_is_started_again_give_the_rows_
 
 
 @pytest.mark.soak
-@pytest.mark.slow(200)
+@pytest.mark.slow
 def test_shards_are_embedded_by_machines_that_die_one_after_the_other(
     tmp_path: Path, cluster: Cluster
 ) -> None:
@@ -153,7 +153,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
 
 
 @pytest.mark.soak
-@pytest.mark.slow(60)
+@pytest.mark.slow
 def test_machines_read_from_a_bucket_each_for_itself(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, head: Path
 ) -> None:

@@ -47,7 +47,7 @@ def home_with_a_blind_spot(home: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.slow(30)
+@pytest.mark.slow
 def test_mistakes_found_in_a_test_run_are_gone_in_the_next_version(
     page: Page, tmp_path: Path
 ) -> None:

@@ -112,7 +112,7 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 # --- the same rows --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow
 def test_archives_give_the_rows_of_local_ones_and_so_do_their_embeddings(
     tmp_path: Path, store: Store, run: Run
 ) -> None:
@@ -756,7 +756,7 @@ def test_an_address_where_a_project_is_meant_is_told_as_one(
     assert SECRET not in said.err
 
 
-@pytest.mark.slow(6)
+@pytest.mark.slow
 def test_pictures_behind_an_address_are_embedded_into_a_file_and_so_are_archives_here(
     tmp_path: Path, store: Store, run: Run
 ) -> None:
@@ -777,7 +777,7 @@ def test_pictures_behind_an_address_are_embedded_into_a_file_and_so_are_archives
     assert not (tmp_path / "no.npz").exists()
 
 
-@pytest.mark.slow(4)
+@pytest.mark.slow
 def test_a_loaded_head_scores_pictures_behind_addresses(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -425,7 +425,7 @@ def test_labels_that_teach_nothing_are_refused() -> None:
 # --- the command -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_the_command_prints_a_table_writes_json_and_draws(tmp_path: Path, run: Any) -> None:
     data = labelled_set()
     path = written(tmp_path / "a.npz", embeddings=data.x, scores=points(data))

@@ -53,7 +53,7 @@ def test_the_parts_of_a_photograph_do_not_overlap():
         assert area <= whole.width * whole.height
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_pictures_are_sound_of_moderate_size_and_all_different(library):
     folder, made = library
     contents = {sample.path.read_bytes() for sample in made}
@@ -63,7 +63,7 @@ def test_pictures_are_sound_of_moderate_size_and_all_different(library):
         assert min(picture.size) > 100 and max(picture.size) <= LONG_SIDE
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_names_and_sidecars_tell_source_and_light_and_never_the_score(library):
     for sample in library[1]:
         assert sample.source in sample.path.stem
@@ -72,7 +72,7 @@ def test_names_and_sidecars_tell_source_and_light_and_never_the_score(library):
         assert sidecar == {"tags": tags, "source": sample.source}
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_a_painting_is_its_own_source_and_a_part_of_a_photograph_is_shown_a_few_times(library):
     shown = Counter(sample.source for sample in library[1])
     painted = {sample.source for sample in library[1] if sample.medium == "painting"}
@@ -80,21 +80,21 @@ def test_a_painting_is_its_own_source_and_a_part_of_a_photograph_is_shown_a_few_
     assert max(shown.values()) <= 4 and len(shown) > 250
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_every_motif_and_every_subject_is_there_in_every_light(library):
     seen = Counter((sample.subject, sample.light) for sample in library[1])
     assert all(seen[motif, light] for motif in paintings.MOTIFS for light in LIGHTS)
     assert {photo.subject for photo in PHOTOGRAPHS} <= {subject for subject, _ in seen}
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_scores_spread_over_the_whole_scale_on_both_sides_of_the_threshold(library):
     scores = np.array([sample.score for sample in library[1]])
     assert set(scores) == set(range(11))
     assert 0.3 < (scores >= 5).mean() < 0.7
 
 
-@pytest.mark.slow(15)
+@pytest.mark.slow
 def test_what_a_picture_shows_hardly_tells_its_score(library):
     """A head that knows the motif alone must not look as if it knew the taste."""
     scores = np.array([sample.score for sample in library[1]], float)

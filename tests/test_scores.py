@@ -493,7 +493,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, l
     engine.dispose()
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 @examples(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(actions=st.lists(ACTION, max_size=25), cut=st.integers(0, 25))
 def test_labels_kept_up_to_date_are_those_derived_anew_and_those_one_would_expect(

@@ -170,7 +170,7 @@ def test_a_slice_with_few_labels_is_found(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow(2)
+@pytest.mark.slow
 def test_a_large_tag_with_few_labels_is_named_without_being_a_slice(tmp_path: Path) -> None:
     world = make_world(tmp_path, images=120)
     version_id = add_version(world, 0, {i: 0.1 if i <= 30 else 0.7 for i in range(1, 121)})

@@ -133,7 +133,7 @@ def home(made: Path, tmp_path: Path) -> Home:
     return Home(settings, sessions.make_engine(settings))
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_encoders_are_compared_on_the_same_labels_and_told_with_their_cost(
     home: Home, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -388,7 +388,7 @@ def test_where_the_new_version_is_worse_the_project_stays(
         assert jobs.unfinished(session) == []
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow
 def test_without_enough_labels_the_project_moves_and_trains_later(home: Home, run: Run) -> None:
     with sessions.writing(home.engine) as session:
         for label in session.exec(select(Label)).all():

@@ -433,7 +433,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow
 def test_everything_imports_and_the_loop_runs_without_what_only_posix_has(tmp_path: Path) -> None:
     """In every process: a module that hides it is imported when a Python begins."""
     (tmp_path / "hiding").mkdir()

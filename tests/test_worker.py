@@ -224,7 +224,7 @@ def served(sample: Path) -> Iterator[Served]:
     engine.dispose()
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow
 def test_the_worker_is_killed_while_it_trains_and_while_it_publishes_and_the_training_gets_done(
     served: Served,
 ) -> None:
@@ -253,7 +253,7 @@ def test_the_worker_is_killed_while_it_trains_and_while_it_publishes_and_the_tra
 
 
 @pytest.mark.soak
-@pytest.mark.slow(90)
+@pytest.mark.slow
 def test_the_worker_is_killed_in_every_phase_of_a_training_and_the_training_gets_done(
     served: Served,
 ) -> None:
@@ -359,7 +359,7 @@ def test_a_job_that_always_raises_fails_visibly_after_three_attempts_with_its_lo
     assert seen(empty_bench.engine, job_id).attempts == 0
 
 
-@pytest.mark.slow(25)
+@pytest.mark.slow
 def test_a_running_embedding_survives_kill_9_and_ends_quickly_when_cancelled(
     bench: Bench, sample_home: Path
 ) -> None:
