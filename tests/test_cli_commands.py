@@ -176,6 +176,17 @@ def test_a_version_is_deleted_with_all_that_is_its_own_and_its_number_is_not_giv
         assert home.world.client.get(f"/projects/1/{path}").status_code in (200, 422), path
 
 
+def test_going_back_to_a_version_names_the_job_that_lets_it_catch_up(
+    home: Trained, run: Run
+) -> None:
+    assert run("versions", "activate", "Anime", "v1.0").out == "v1.0 is active.\n"
+    home.add(5, "Pictures", None, seed=3)
+    told = " ".join(run("versions", "activate", "Anime", "v1.0").out.split())
+    job = run("jobs", "list", "--json").json[0]
+    assert (job["kind"], job["state"]) == ("predict", "queued")
+    assert f"v1.0 is active. Images came after it: job {job['id']} predicts them" in told
+
+
 def test_the_newest_number_is_not_given_again_either(home: Trained, run: Run) -> None:
     home.train()
     run("versions", "activate", "Anime", "v1.0")
@@ -354,6 +365,10 @@ def test_what_was_done_before_an_embedding_failed_is_told(
     every = run("embed")
     assert every.code == 1 and "could not be downloaded" in every.sentence
     assert every.out == "Mine: 0 embedded, 0 skipped.\n"
+    told = run("embed", "--json")
+    assert told.code == 1 and "could not be downloaded" in told.sentence
+    (mine,) = told.json
+    assert (mine["project"], mine["embedded"], mine["set_aside"]) == ("Mine", 0, 0)
 
 
 @pytest.mark.slow

@@ -344,7 +344,8 @@ def embed(
     if to is not None and encoder is not None:
         if name is None or project is not None or collection is not None:
             raise typer.BadParameter("SRC --encoder E --out FILE, and nothing of the library")
-        return embed_source(path_or_address(name), encoder, to, as_json)
+        embed_source(path_or_address(name), encoder, to, as_json)
+        return
 
     from tastemaker import images, projects
     from tastemaker.embeddings import declared
@@ -371,14 +372,19 @@ def embed(
             ]
         named = dict(zip(ids, (p.name for p in chosen), strict=True))
 
-        def tell(job: Job) -> None:
-            counts = f"{job.result['embedded']} embedded, {job.result['set_aside']} skipped."
-            out.print(f"{named[job.id]}: {counts}")
+        results: list[dict[str, Any]] = []
 
-        done = finish_jobs(settings, engine, ids, None if as_json else tell)
-    if as_json:
-        return print_json([job.result for job in done])
-    return None
+        def tell(job: Job) -> None:
+            results.append({"project": named[job.id]} | job.result)
+            if not as_json:
+                counts = f"{job.result['embedded']} embedded, {job.result['set_aside']} skipped."
+                out.print(f"{named[job.id]}: {counts}")
+
+        try:
+            finish_jobs(settings, engine, ids, tell)
+        finally:
+            if as_json and results:  # what is done is told, whatever became of the others
+                print_json(results)
 
 
 def embed_source(source: Path | Address, encoder: str, to: Path, as_json: bool) -> None:

@@ -201,11 +201,14 @@ def versions_activate(
 
     with database() as (settings, engine), sessions.writing(engine) as session:
         chosen = versions.by_number(session, projects.by_name(session, name), number)
-        predictions.activate_by_hand(session, settings, chosen)
+        job = predictions.activate_by_hand(session, settings, chosen)
         facts = versions.as_json(session, settings, chosen)
+        told = f"{chosen.number} is active."
+        if job is not None:
+            told += f" Images came after it: job {job.id} predicts them (tastemaker jobs list)."
     if as_json:
         return print_json(facts)
-    out.print(f"{chosen.number} is active.")
+    out.print(told)
     return None
 
 

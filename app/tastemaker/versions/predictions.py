@@ -21,6 +21,7 @@ from tastemaker.database.tables import (
     CollectionImage,
     Embedding,
     Image,
+    Job,
     Prediction,
     Version,
     VersionLabel,
@@ -210,14 +211,15 @@ def run(job: JobContext) -> dict[str, Any]:
     return {"predicted": predicted, "version": version.number}
 
 
-def activate_by_hand(session: Session, settings: Settings, version: Version) -> None:
+def activate_by_hand(session: Session, settings: Settings, version: Version) -> Job | None:
     """Make a version the active one by hand, or go back to it: only while its file is the one that
-    was published. Images that came after its training are predicted by a job."""
+    was published. Returns the job that predicts images that came after its training, if any did."""
     versions.verify(settings, version)
     versions.activate(session, version)
     if session.exec(_unpredicted(version, None).limit(1)).first() is not None:
         title = f"Predict with {version.number} what came after it"
-        jobs.enqueue(session, "predict", title, {}, version.project_id, once=True)
+        return jobs.enqueue(session, "predict", title, {}, version.project_id, once=True)
+    return None
 
 
 def predict_missing(
