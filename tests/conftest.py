@@ -58,6 +58,7 @@ for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
     del os.environ[name]
 # Begun in the background (`make test &`) a process ignores Ctrl-C, and so would what it begins.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.disable()  # while the tests are imported, nothing becomes garbage
 
 
 UPGRADE = migration.upgrade
@@ -106,9 +107,9 @@ def fixtures_of(item: pytest.Item) -> set[str]:
 def pytest_collection_finish() -> None:
     """All that was imported stays: looking through it again and again for garbage takes a tenth of
     the time of the tests of the pages."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 @pytest.fixture
