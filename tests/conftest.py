@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ for name in [name for name in os.environ if name.startswith("TASTEMAKER_")]:
     del os.environ[name]
 # Begun in the background (`make test &`) a process ignores Ctrl-C, and so would what it begins.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-gc.disable()  # while the tests are imported, nothing becomes garbage
 
 
 UPGRADE = migration.upgrade
@@ -104,12 +103,16 @@ def fixtures_of(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
 
-def pytest_collection_finish() -> None:
-    """All that was imported stays: looking through it again and again for garbage takes a tenth of
-    the time of the tests of the pages."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """While the tests are imported nothing becomes garbage, and all of it stays: looking through it
+    again and again takes a tenth of the time of the tests of the pages."""
+    gc.disable()
+    found = yield
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     gc.enable()
+    return found
 
 
 @pytest.fixture
