@@ -6,7 +6,6 @@ file is therefore read in a child with limits, and only that file pays.
 
 import contextlib
 import functools
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
@@ -20,7 +19,9 @@ from typing import Any, TypeVar
 from tastemaker.errors import BadImage
 from tastemaker.pictures.pictures import Limits
 from tastemaker.processes import exit_with_parent
-from tastemaker.processes.systems import begin, limit_cpu, limit_memory
+from tastemaker.processes.systems import begin, children_with, limit_cpu, limit_memory
+
+COMMON = ("tastemaker.pictures.pictures",)  # what every child needs to read a picture
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -122,7 +123,7 @@ class _Child:
     def begin(self) -> Connection:
         """What it answers through. Raises `OSError` where the system has no process left."""
         if self._begun is None:
-            context = multiprocessing.get_context("spawn")
+            context = children_with(COMMON)
             ours, its = context.Pipe()
             process = context.Process(target=_serve, args=(its, self._memory), daemon=True)
             with its:
