@@ -36,6 +36,8 @@ from tastemaker.config import Settings
 from tastemaker.database import migration, sessions
 from tastemaker.database.migration import migrate
 from tastemaker.database.tables import CollectionImage, Image, Project
+from tastemaker.encoding import encoders
+from tastemaker.encoding.encoder_specs import EncoderSpec
 from tastemaker.jobs.context import JobContext
 from tests import command_line, slow_tests
 from tests import desk as desks
@@ -61,6 +63,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 UPGRADE = migration.upgrade
+LOAD_NETWORK = encoders._network
 LONG = 4  # seconds: such a test is one that another process should not wait for
 
 
@@ -173,6 +176,20 @@ def schema_made_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migration, "upgrade", copy)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def bundled_networks_loaded_once() -> Iterator[None]:
+    """Nothing changes a network once it is loaded, and most that embeds or scores loads the bundled
+    one, a quarter of a second each time."""
+    once = functools.cache(LOAD_NETWORK)
+
+    def loaded(spec: EncoderSpec, dtype: Any, device: str) -> encoders.Network:
+        return (once if spec.bundled else LOAD_NETWORK)(spec, dtype, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "_network", loaded)
         yield
 
 

@@ -31,12 +31,19 @@ from tastemaker.encoding.encoder_specs import BUNDLED, known_encoders, parse
 from tastemaker.encoding.encoders import load
 from tastemaker.encoding.preprocessing import Preprocessing, fitted
 from tastemaker.errors import BadImage, Conflict, EncoderUnavailable, Invalid
-from tests import pictures
+from tests import conftest, pictures
 
 TINY = "tastemaker-test-tiny"
 SMALL = "timm:test_vit"  # of timm's own tests: 160 pixels, 96 features, 6 layers
 TWICE = "ViT-B-32/laion2b"
 FULL = r"efficientnet_lite0\+stages\+whole/bundled"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def each_network_loaded_anew():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "_network", conftest.LOAD_NETWORK)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -171,12 +171,16 @@ def load(spec: EncoderSpec, dtype: Dtype = "float32", device: str | None = None)
     networks = []
     for part in spec.networks:
         try:
-            networks.append(Network(part, load_network(part), dtype, device))
+            networks.append(_network(part, dtype, device))
         except (EncoderUnavailable, Invalid) as error:
             if not spec.parts:
                 raise
             raise type(error)(f"{spec.name} lacks a part. {error.message}", error.hint) from error
     return Encoder(spec, tuple(networks))
+
+
+def _network(spec: EncoderSpec, dtype: Dtype, device: str) -> Network:
+    return Network(spec, load_network(spec), dtype, device)
 
 
 def _hash_of_weights(tower: "torch.nn.Module") -> str:
