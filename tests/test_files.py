@@ -476,9 +476,16 @@ def test_half_of_the_cores_decode(
 
 
 def test_children_hold_what_reads_a_picture_and_nothing_else():
-    loaded = "{'PIL', 'torch', 'sqlalchemy', 'scipy'} & __import__('sys').modules.keys()"
-    with DecodePool(1) as fresh:
-        assert dict(fresh.map(eval, [loaded])) == {loaded: {"PIL"}}
+    asking = """
+from tastemaker.pictures.decode_pool import DecodePool
+with DecodePool(1) as pool:
+    [(_, loaded)] = pool.map(eval, ["set(__import__('sys').modules)"])
+print(*sorted({"PIL", "torch", "sqlalchemy", "scipy"} & loaded))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", asking], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert told.stdout.split() == ["PIL"]
 
 
 def test_one_bad_picture_among_good_ones_stops_nothing(pool, tmp_path):
