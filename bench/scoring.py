@@ -12,6 +12,7 @@ threads: a processor whose neighbour is at work gives less than one that has the
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -31,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from tastemaker.encoding.embedding_files import BLOCK
 from tastemaker.encoding.encoder_specs import BUNDLED, parse
 from tastemaker.encoding.encoders import load
 from tastemaker.filtering.score_tables import write
@@ -127,8 +129,12 @@ def taking_turns(
 ) -> dict[str, Clock]:
     """File to Parquet, interrupted after every block for some of the other work, so that whatever
     else the machine does meets all alike. `others`: name -> (work, rows a turn)."""
+    # The first run of each also pays for what is set up once.
     for work, rows in others.values():
-        work(rows)  # the first run also pays for what is set up once
+        work(rows)
+    first = source.with_name(f"first-of-{source.name}")
+    np.save(first, np.load(source, mmap_mode="r")[:BLOCK])
+    write(first.with_suffix(".parquet"), score_source(first, model), model.about)
     clocks = {name: Clock() for name in others}
 
     def interrupted() -> Iterator[pa.Table]:
@@ -252,9 +258,15 @@ def pictures(folder: Path, count: int, rounds: int) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of its children that have ended, as those that decode have."""
+    """Of this process, of its children and of theirs that have ended, as those that decode have."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    seconds = sum(one.ru_utime + one.ru_stime for one in used)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = stat.read_text().rpartition(")")[2].split()  # from the third one, its state
+            if int(fields[1]) == os.getpid():
+                seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def main() -> None:
