@@ -1170,8 +1170,22 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_set(
 
 
 @pytest.mark.slow
-def test_interrupted_on_the_command_line_it_says_what_is_kept_and_goes_on(
-    desk: Desk,
+def test_temporary_files_may_have_a_longer_path_than_sockets(desk: Desk, tmp_path: Path) -> None:
+    """Processes that begin as copies are asked for through a socket."""
+    desk.put("0.png", png(0))
+    (temporary := tmp_path / ("t" * 100)).mkdir()
+    called = subprocess.run(
+        [sys.executable, "-m", "tastemaker.cli", "import", str(desk.folder)],
+        env=environment(desk.settings.root, TMPDIR=str(temporary)), capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (called.returncode, called.stderr) == (0, "") and "1 new image" in called.stdout
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.slow
+def test_interrupted_on_the_command_line_it_says_what_is_kept_leaves_nothing_and_goes_on(
+    desk: Desk, tmp_path: Path
 ) -> None:
     for seed in range(150):
         desk.put(f"{seed:03d}.png", png(seed))
@@ -1180,9 +1194,12 @@ def test_interrupted_on_the_command_line_it_says_what_is_kept_and_goes_on(
         with sessions.reading(desk.engine) as session:
             return session.exec(select(func.count()).select_from(Image)).one()
 
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-m", "tastemaker.cli", "import", str(desk.folder)],
-        env=environment(desk.settings.root), stderr=subprocess.PIPE, text=True,
+        env=environment(desk.settings.root, TMPDIR=str(temporary)), stderr=subprocess.PIPE,
+        text=True,
     )  # fmt: skip
     until(lambda: known() or process.poll() is not None, 60, "for the first images")
     process.send_signal(signal.SIGINT)
@@ -1191,6 +1208,7 @@ def test_interrupted_on_the_command_line_it_says_what_is_kept_and_goes_on(
         f"Stopped. What was done is kept; job 1 (Import “{desk.folder.name}”) goes on with the "
         "next worker (`tastemaker serve`), unless `tastemaker jobs cancel 1` gives it up."
     ).split())  # fmt: skip
+    assert not list(temporary.iterdir())
     half = known()
     assert 0 < half < 150, "it was to be interrupted in the middle"
     with sessions.reading(desk.engine) as session:

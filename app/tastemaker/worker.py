@@ -53,7 +53,6 @@ WATCH_SECONDS = 30.0  # between two looks into watched folders
 # A job's process is a copy of one that has what every job needs, and what imports need: people wait
 # for their first picture. No library that cannot be copied while it is at work.
 COMMON = ("tastemaker.jobs.children", "tastemaker.importing.imports")
-beginning = systems.children_with(COMMON)
 
 
 @dataclass
@@ -127,6 +126,7 @@ class Worker:
             self._start(*taken)
 
     def _start(self, job: Job, claim: jobs.Claim) -> None:
+        beginning = systems.children_with(COMMON)
         ours, theirs = beginning.Pipe()
         process = beginning.Process(
             target=children.main,
@@ -285,7 +285,7 @@ class Resident:
             self._not_before = time.monotonic() + 2.0
         if time.monotonic() >= self._not_before:
             self._not_before = time.monotonic() + 2.0
-            process = beginning.Process(
+            process = systems.children_with(COMMON).Process(
                 target=call, args=(MODEL_PROCESS, self.settings), name="tastemaker-resident"
             )
             try:

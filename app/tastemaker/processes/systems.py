@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import errno
 import math
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -31,6 +31,8 @@ except ImportError:  # Windows
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 # Options of glibc's `mallopt`.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+# Bytes: the path of a socket has 107 at most, of which its name, `/listener-12345678`, takes 18.
+LONGEST_TEMPORARY = 89
 WATCHED_EVERY = 1.0  # seconds between two looks at the time that a process has used
 
 
@@ -99,13 +101,24 @@ def let_others_read(descriptor: int) -> None:
 
 def children_with(modules: Sequence[str]) -> "ForkServerContext | SpawnContext":
     """How this process begins its children: on Linux as copies of a small process that has imported
-    `modules` once, which takes milliseconds instead of seconds; elsewhere each imports what it
-    needs. Whatever the modules start in threads of theirs, a copy lacks."""
-    if sys.platform != "linux":
+    `modules` once, which takes milliseconds instead of seconds; elsewhere, and where the sockets
+    for that find no place, each imports what it needs. Whatever the modules start in threads of
+    theirs, a copy lacks."""
+    if sys.platform != "linux" or not _place_for_sockets():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     return context
+
+
+def _place_for_sockets() -> bool:
+    """Whether there is a temporary folder for them whose path is not too long. It goes when this
+    process ends, and children that come after it keep theirs there too: one that is ended at once
+    would leave its own."""
+    try:
+        return len(os.fsencode(multiprocessing.util.get_temp_dir())) <= LONGEST_TEMPORARY
+    except OSError:
+        return False
 
 
 def be_nice(niceness: int) -> None:
