@@ -58,6 +58,7 @@ def test_a_chosen_theme_beats_that_of_the_system(chromium: Browser, world: World
         colour = "() => getComputedStyle(document.body).backgroundColor"
         by_system = page.evaluate(colour)
         page.get_by_role("button", name="Theme: system").first.click()
+        expect(page.get_by_role("button", name="Theme: dark").first).to_be_visible()
         assert page.evaluate(colour) == by_system, "dark was chosen, and is dark"
         page.get_by_role("button", name="Theme: dark").first.click()
         expect(page.get_by_role("button", name="Theme: light").first).to_be_visible()
