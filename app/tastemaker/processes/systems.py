@@ -31,8 +31,8 @@ except ImportError:  # Windows
 QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 # Options of glibc's `mallopt`.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# Bytes: the path of a socket has 107 at most, of which its name, `/listener-12345678`, takes 18.
-LONGEST_TEMPORARY = 89
+# A socket’s path has at most 107 bytes, of which its name, `/listener-12345678`, takes 18.
+_MOST_BYTES_OF_SOCKET_FOLDER = 89
 WATCHED_EVERY = 1.0  # seconds between two looks at the time that a process has used
 
 
@@ -116,9 +116,10 @@ def _place_for_sockets() -> bool:
     process ends, and children that come after it keep theirs there too: one that is ended at once
     would leave its own."""
     try:
-        return len(os.fsencode(multiprocessing.util.get_temp_dir())) <= LONGEST_TEMPORARY
+        folder = os.fsencode(multiprocessing.util.get_temp_dir())
     except OSError:
         return False
+    return len(folder) <= _MOST_BYTES_OF_SOCKET_FOLDER
 
 
 def be_nice(niceness: int) -> None:
